@@ -22,7 +22,7 @@ from twisted.internet.testing import MemoryReactor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from pexservice.supervisor.worker_slot import MESSAGES_FD
+from pexservice.supervisor.supervised_worker import MESSAGES_FD
 from tests.support.fakes import Turns
 
 #: The length of a turn.  Seconds, without a rounding error however many there are.

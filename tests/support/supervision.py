@@ -14,9 +14,9 @@ from pexservice.process.exit_status import Status
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY, Notifier
 from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.supervisor.reporter import Reporter
+from pexservice.supervisor.supervised_worker import PIPES, SupervisorReactor
 from pexservice.supervisor.worker_pool import WorkerPool
 from pexservice.supervisor.worker_setup import WorkerSetup
-from pexservice.supervisor.worker_slot import PIPES, SupervisorReactor
 from tests.support.processes import ProcessReactor, SpawnedProcess
 
 WATCHDOG = 5.0
@@ -55,8 +55,8 @@ class Supervised:
             cast(SupervisorReactor, self.reactor),
             reporter,
             setup=setup,
-            spawn=lambda process, setup: self.reactor.spawnProcess(
-                process, setup.command[0], setup.command, {}, childFDs=PIPES
+            spawn=lambda worker: self.reactor.spawnProcess(
+                worker, worker.setup.command[0], worker.setup.command, {}, childFDs=PIPES
             ),
             # The test may replace the function.
             reread_options=lambda _: self.reread_options(),

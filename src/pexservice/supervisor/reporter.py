@@ -17,8 +17,8 @@ from pexservice.process import supervisor_report
 from pexservice.process.exit_status import SIGNALS_OF_DAMAGE, Status
 from pexservice.process.sd_notify import READY, RELOADING, Notifier
 from pexservice.process.supervisor_report import Process, Reload, SupervisorReport
+from pexservice.supervisor.supervised_worker import SupervisedWorker, WorkerState
 from pexservice.supervisor.worker_setup import WorkerSetup
-from pexservice.supervisor.worker_slot import WorkerProcess, WorkerState
 
 #: In these states, a worker cannot have the store's lock.  C{NOT_READY}: the worker failed
 #: to open the store, or another program has the lock.
@@ -75,18 +75,15 @@ class Reporter:
         if self._report.reload is not Reload.UNDER_WAY:
             self._notifier.notify(READY)
 
-    def show_processes(self, processes: Sequence[WorkerProcess]) -> None:
-        states = [process.state for process in processes]
+    def show_workers(self, workers: Sequence[SupervisedWorker]) -> None:
+        states = [worker.state for worker in workers]
         self._report.standby_count = states.count(WorkerState.STANDBY)
         self._report.possible_lock_holders = sum(
             state not in _WITHOUT_LOCK for state in states
         )
         self._report.processes = (
             Process("supervisor", os.getpid(), "running"),
-            *(
-                Process(process.name, process.pid, process.state.value)
-                for process in processes
-            ),
+            *(Process(worker.name, worker.pid, worker.state.value) for worker in workers),
         )
         self._publish()
 
@@ -129,16 +126,16 @@ class Reporter:
             self._active_ended_at = at
         self._publish()
 
-    def count_end(self, process: WorkerProcess) -> None:
+    def count_end(self, worker: SupervisedWorker) -> None:
         """
-        Count a process that has ended while the service runs.
+        Count a process of C{worker} that has ended while the service runs.
         """
         report = self._report
-        if process.exit_status in _SUSPICIOUS_STATUSES:
+        if worker.exit_status in _SUSPICIOUS_STATUSES:
             report.suspicious_ends += 1
-        if process.was_active and not process.slot.retired:
+        if worker.was_active and not worker.retired:
             report.failovers += 1
-        report.ended_by_reason[_end_reason(process)] += 1
+        report.ended_by_reason[_end_reason(worker)] += 1
         self._publish()
 
     def reload_began(self) -> None:
@@ -174,11 +171,11 @@ class Reporter:
         self._notifier.notify(*lines)
 
 
-def _end_reason(process: WorkerProcess) -> str:
-    if process.slot.retired:
+def _end_reason(worker: SupervisedWorker) -> str:
+    if worker.retired:
         return supervisor_report.REPLACED
-    if process.state is WorkerState.SILENT:
+    if worker.state is WorkerState.SILENT:
         return supervisor_report.SILENT
-    if process.exit_status < 0:
+    if worker.exit_status < 0:
         return supervisor_report.KILLED
-    return _REASON_BY_STATUS.get(process.exit_status, supervisor_report.FAILED)
+    return _REASON_BY_STATUS.get(worker.exit_status, supervisor_report.FAILED)

@@ -21,7 +21,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.protocol import Factory, ProcessProtocol
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from pexservice.process import scoreboard
@@ -44,13 +44,14 @@ from pexservice.process.supervisor_report import SupervisorReport, write_report
 from pexservice.process.timing import Periodic
 from pexservice.stores.errors import StoreBusy, StoreError
 from pexservice.supervisor.reporter import Reporter
-from pexservice.supervisor.worker_pool import WorkerPool
-from pexservice.supervisor.worker_setup import WorkerSetup
-from pexservice.supervisor.worker_slot import (
+from pexservice.supervisor.supervised_worker import (
     MESSAGES_FD,
     PIPES,
+    SupervisedWorker,
     SupervisorReactor,
 )
+from pexservice.supervisor.worker_pool import WorkerPool
+from pexservice.supervisor.worker_setup import WorkerSetup
 
 #: If the supervisor is process 1 of a container, it reaps orphans at this interval.
 REAP_INTERVAL_SECONDS = 1.0
@@ -176,7 +177,7 @@ class Supervisor(Service):
         if os.getpid() == 1:
             # The workers are no orphans: Twisted reaps them.
             reaping = Periodic(
-                lambda: reap_orphans({process.pid for process in pool.processes}),
+                lambda: reap_orphans({worker.pid for worker in pool.running}),
                 self._reactor,
             )
             reaping.start(REAP_INTERVAL_SECONDS)
@@ -193,15 +194,13 @@ class Supervisor(Service):
         self._notifier.notify(f"STATUS={reason}")
         self._exit.exit_with(status, reason)
 
-    def _spawn(
-        self, scoreboard_fd: int, process: ProcessProtocol, setup: WorkerSetup
-    ) -> None:
+    def _spawn(self, scoreboard_fd: int, worker: SupervisedWorker) -> None:
         """
-        Start a worker process, which inherits the scoreboard and the sockets.
+        Start a process of C{worker}, which inherits the scoreboard and the sockets.
         """
         # The keys are descriptors of the worker, the values descriptors of this process.
         descriptors = {SCOREBOARD_FD: scoreboard_fd}
-        command = [*setup.command, "--supervisor", str(MESSAGES_FD)]
+        command = [*worker.setup.command, "--supervisor", str(MESSAGES_FD)]
         command += ["--scoreboard", str(SCOREBOARD_FD)]
         for number, (_, port, _) in enumerate(self._ports, SCOREBOARD_FD + 1):
             descriptors[number] = port.fileno()  # type: ignore[attr-defined]
@@ -211,9 +210,9 @@ class Supervisor(Service):
             for name, value in os.environ.items()
             if not name.startswith(_SYSTEMD_VARIABLES)
         }
-        environment["WATCHDOG_USEC"] = f"{setup.watchdog * 1e6:.0f}"
+        environment["WATCHDOG_USEC"] = f"{worker.setup.watchdog * 1e6:.0f}"
         self._reactor.spawnProcess(
-            process, command[0], command, environment, childFDs={**PIPES, **descriptors}
+            worker, command[0], command, environment, childFDs={**PIPES, **descriptors}
         )
 
     # Stopping.

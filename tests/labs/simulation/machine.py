@@ -8,16 +8,15 @@ import random
 from typing import cast
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pexservice.process.sd_notify import Notifier
 from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.supervisor.reporter import Reporter
+from pexservice.supervisor.supervised_worker import SupervisedWorker, SupervisorReactor
 from pexservice.supervisor.worker_pool import WorkerPool
 from pexservice.supervisor.worker_setup import WorkerSetup
-from pexservice.supervisor.worker_slot import SupervisorReactor, WorkerProcess
 from tests.labs.simulation.process import WATCHDOG_SECONDS, Phase, Process, Request
 from tests.support.fakes import MemoryStore, Turns
 
@@ -75,14 +74,14 @@ class Machine(Turns):
         state = process.worker.state
         return state.name == process.phase.name and process.worker.pid == process.pid
 
-    def spawn(self, worker: ProcessProtocol, _: WorkerSetup) -> None:
+    def spawn(self, worker: SupervisedWorker) -> None:
         """
-        Start a process.
+        Start a process of C{worker}.
         """
         # The process reads this number, and verifies the store if it has grown.
         assert self.report.suspicious_ends == self.suspicious_ends
         self.spawned += 1
-        process = Process(self, cast(WorkerProcess, worker), self.spawned)
+        process = Process(self, worker, self.spawned)
         self.note(f"{process} begins")
         self.processes.append(process)
         # Two workers, one that replaces them, and one that did not start and will be

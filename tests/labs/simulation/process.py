@@ -21,7 +21,7 @@ from pexservice.process.exit_status import Status
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY, STOPPING, Notifier
 from pexservice.process.timing import Periodic
 from pexservice.stores.interface import HistoryEntry
-from pexservice.supervisor.worker_slot import MESSAGES_FD, WorkerProcess
+from pexservice.supervisor.supervised_worker import MESSAGES_FD, SupervisedWorker
 from pexservice.worker.messages import HEARTBEATS_PER_WATCHDOG
 from tests.labs.simulation.disk import CrashableStore, DiskError
 from tests.support.fakes import Turns
@@ -90,7 +90,7 @@ class Process:
     @ivar last_message_at: when the supervisor got the last message from it.
     """
 
-    def __init__(self, machine: Machine, worker: WorkerProcess, pid: int) -> None:
+    def __init__(self, machine: Machine, worker: SupervisedWorker, pid: int) -> None:
         self.machine = machine
         self.worker = worker
         self.pid = pid

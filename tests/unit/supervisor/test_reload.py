@@ -246,7 +246,7 @@ def test_bug_after_an_old_worker_ended_does_not_claim_that_the_old_workers_run(
     def broken() -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(supervised.pool, "_add_missing_slots", broken)
+    monkeypatch.setattr(supervised.pool, "_add_missing_workers", broken)
     supervised.pool.reload()
     with capturedLogs() as events:
         replace_old(supervised)

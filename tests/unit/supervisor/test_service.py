@@ -26,8 +26,8 @@ from pexservice.process.supervisor_report import read_report
 from pexservice.stores.errors import StoreBusy, StoreDamaged, StoreError
 from pexservice.supervisor import service
 from pexservice.supervisor.service import Supervisor
+from pexservice.supervisor.supervised_worker import MESSAGES_FD, SupervisorReactor
 from pexservice.supervisor.worker_setup import WorkerSetup
-from pexservice.supervisor.worker_slot import MESSAGES_FD, SupervisorReactor
 from tests.support.fakes import now
 from tests.support.processes import ProcessReactor, SpawnedProcess
 

@@ -11,13 +11,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY, STOPPING
-from pexservice.supervisor.worker_slot import (
+from pexservice.supervisor.supervised_worker import (
     MAX_OUTPUT_LINE_BYTES,
     MESSAGES_FD,
     START_TIMEOUT_SECONDS,
     STOP_TIMEOUT_SECONDS,
     TRACEBACK_SECONDS,
-    WorkerSlot,
+    SupervisedWorker,
     WorkerState,
 )
 from tests.support.processes import TURN, SpawnedProcess
@@ -38,8 +38,8 @@ def supervised() -> Supervised:
 
 
 @pytest.fixture
-def worker(supervised: Supervised) -> WorkerSlot:
-    (worker,) = supervised.pool.slots
+def worker(supervised: Supervised) -> SupervisedWorker:
+    (worker,) = supervised.pool.workers
     return worker
 
 
@@ -54,18 +54,17 @@ def process(supervised: Supervised) -> SpawnedProcess:
 
 def test_output_of_a_worker_is_logged_line_by_line(process: SpawnedProcess) -> None:
     """
-    A line that is too long is divided, and a last line needs no newline.
+    A line that becomes too long is divided, and a last line needs no newline.
     """
-    whole = "x" * MAX_OUTPUT_LINE_BYTES
+    whole = b"x" * MAX_OUTPUT_LINE_BYTES
     with capturedLogs() as events:
         process.write_output(b"out\nla")
-        process.write_output(f"{whole}{whole}x\n{whole}".encode(), 2)
-        process.write_output(f"{whole}y".encode(), 2)
-        process.write_output(b"\nerror\n", 2)
+        for data in (whole, b"x", b"y\n\nerror\n"):
+            process.write_output(data, 2)
         process.write_output(b"st")
         process.end()
     lines = [event["line"] for event in events if "line" in event]
-    assert lines == ["out", whole, whole, "x", whole, whole, "y", "error", "last"]
+    assert lines == ["out", f"{whole.decode()}x", "y", "", "error", "last"]
     assert {event["process"] for event in events if "line" in event} == {"worker-1"}
 
 
@@ -81,7 +80,7 @@ def test_output_of_a_worker_is_logged_line_by_line(process: SpawnedProcess) -> N
     ],
 )
 def test_state_of_a_worker_follows_from_its_messages(
-    process: SpawnedProcess, worker: WorkerSlot, lines: list[str], state: WorkerState
+    process: SpawnedProcess, worker: SupervisedWorker, lines: list[str], state: WorkerState
 ) -> None:
     """
     A message may arrive in parts.
@@ -90,9 +89,8 @@ def test_state_of_a_worker_follows_from_its_messages(
         data = f"{line}\n".encode()
         process.write_output(data[:5], MESSAGES_FD)
         process.write_output(data[5:], MESSAGES_FD)
-    assert worker.process is not None
-    assert worker.process.state is state
-    assert worker.process.is_up == (state in (WorkerState.STANDBY, WorkerState.ACTIVE))
+    assert worker.state is state
+    assert worker.is_up == (state in (WorkerState.STANDBY, WorkerState.ACTIVE))
 
 
 def restart_delay(supervised: Supervised, start_seconds: float = 0.0) -> float:
@@ -178,7 +176,7 @@ def test_process_that_cannot_be_spawned_is_tried_again(
 
 
 def test_silent_worker_gets_sigabrt_then_sigkill(
-    supervised: Supervised, worker: WorkerSlot, process: SpawnedProcess
+    supervised: Supervised, worker: SupervisedWorker, process: SpawnedProcess
 ) -> None:
     """
     After SIGABRT, the process writes its tracebacks.  It gets SIGKILL a second later.
@@ -190,8 +188,7 @@ def test_silent_worker_gets_sigabrt_then_sigkill(
     assert process.signals == [signal.SIGABRT]
     # A message now changes nothing.
     process.notify(ALIVE, READY)
-    assert worker.process is not None
-    assert worker.process.state is WorkerState.SILENT
+    assert worker.state is WorkerState.SILENT
     supervised.reactor.turns(TRACEBACK_SECONDS)
     assert process.signals == [signal.SIGABRT, signal.SIGKILL]
     process.end(by=signal.SIGKILL)
@@ -237,7 +234,7 @@ def test_supervisor_that_was_late_blames_no_worker(
 
 
 def test_retired_worker_gets_sigterm_then_sigkill(
-    supervised: Supervised, worker: WorkerSlot, process: SpawnedProcess
+    supervised: Supervised, worker: SupervisedWorker, process: SpawnedProcess
 ) -> None:
     """
     No other process follows.
@@ -248,13 +245,13 @@ def test_retired_worker_gets_sigterm_then_sigkill(
     supervised.pass_time(STOP_TIMEOUT_SECONDS)
     assert process.signals == [signal.SIGTERM, signal.SIGKILL]
     process.end(by=signal.SIGKILL)
-    assert supervised.pool.slots == []
+    assert supervised.pool.workers == []
     supervised.reactor.turns(10.0)
     assert supervised.processes == []
 
 
 def test_retired_silent_worker_gets_sigkill_no_later(
-    supervised: Supervised, worker: WorkerSlot, process: SpawnedProcess
+    supervised: Supervised, worker: SupervisedWorker, process: SpawnedProcess
 ) -> None:
     """
     A retired worker has longer until its SIGKILL than a silent one.
@@ -267,25 +264,25 @@ def test_retired_silent_worker_gets_sigkill_no_later(
 
 
 def test_retired_worker_without_a_process_is_not_started(
-    supervised: Supervised, worker: WorkerSlot, process: SpawnedProcess
+    supervised: Supervised, worker: SupervisedWorker, process: SpawnedProcess
 ) -> None:
     process.end(status=1)
-    assert supervised.pool.slots == [worker]
+    assert supervised.pool.workers == [worker]
     worker.retire()
     supervised.pool.after_change()
-    assert supervised.pool.slots == []
+    assert supervised.pool.workers == []
     supervised.reactor.turns(10.0)
     assert supervised.processes == []
 
 
 def test_ended_process_gets_no_signal(
-    supervised: Supervised, worker: WorkerSlot, process: SpawnedProcess
+    supervised: Supervised, worker: SupervisedWorker, process: SpawnedProcess
 ) -> None:
     # The supervisor may not have noticed the end yet.
     process.alive = False
     worker.retire()
     process.end()
-    assert worker.running_process is None
+    assert not worker.running
     # Now another process may have its process id.
     process.alive = True
     supervised.reactor.turns(2 * STOP_TIMEOUT_SECONDS)

@@ -1,9 +1,8 @@
 """
-A worker process, as the supervisor sees it, and the slot that starts worker processes.
+A worker, as the supervisor sees it.
 
-A L{WorkerSlot} has a name, such as C{worker-1}, and one L{WorkerProcess} after another.
-When a process ends by itself, the slot starts the next one.  A L{WorkerProcess} reads the
-messages and the output of one process, and stops or kills this process.
+A worker has a name, such as C{worker-1}, and runs one process after another: when a process
+ends by itself, the next one is started.
 
 A message consists of lines of systemd's notify protocol.  Each process writes its messages
 into its own pipe, whose writing end no other process has.  So no other can send messages
@@ -13,12 +12,10 @@ in its name.  A process ends when the supervisor ends; see L{pexservice.process.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from attrs import define, field
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import (
     IDelayedCall,
@@ -53,7 +50,7 @@ MESSAGES_FD = 3
 #: pipe 0, the standard input.
 PIPES = {0: "w", 1: "r", 2: "r", MESSAGES_FD: "r"}
 
-#: A longer line of output or of a message is divided into several lines.
+#: A line of output or of a message that becomes longer is divided into several lines.
 MAX_OUTPUT_LINE_BYTES = 8192
 
 #: How long a process may take until its first message.
@@ -65,9 +62,9 @@ TRACEBACK_SECONDS = 1.0
 #: The time between SIGTERM and SIGKILL.  A worker needs less than 4 seconds to stop.
 STOP_TIMEOUT_SECONDS = 7.0
 
-#: A slot waits before it starts the next process: at first MIN_BACKOFF_SECONDS, and then
+#: A worker waits before its next process is started: at first MIN_BACKOFF_SECONDS, and then
 #: twice as long each time, up to MAX_BACKOFF_SECONDS.  When the process is up, or any
-#: process becomes active, the delays begin again with MIN_BACKOFF_SECONDS.
+#: worker becomes active, the delays begin again with MIN_BACKOFF_SECONDS.
 MIN_BACKOFF_SECONDS = 0.02
 MAX_BACKOFF_SECONDS = 5.0
 
@@ -110,150 +107,75 @@ _STATE_MESSAGES = {
 }
 
 
-@define(eq=False)
-class LineBuffer:
+class SupervisedWorker(ProcessProtocol):
     """
-    Divides a stream of bytes into lines, in bounded memory.
-    """
+    A worker: a name, and one process after another.
 
-    # Called with each line.
-    _line_received: Callable[[str], object]
-    _rest: bytes = field(init=False, default=b"")
+    These attributes describe the newest process, which may have ended:
 
-    def feed(self, data: bytes) -> None:
-        *lines, rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            for start in range(0, len(line) or 1, MAX_OUTPUT_LINE_BYTES):
-                self._pass_on(line[start : start + MAX_OUTPUT_LINE_BYTES])
-        while len(rest) > MAX_OUTPUT_LINE_BYTES:
-            self._pass_on(rest[:MAX_OUTPUT_LINE_BYTES])
-            rest = rest[MAX_OUTPUT_LINE_BYTES:]
-        self._rest = rest
-
-    def end(self) -> None:
-        """
-        Treat the bytes after the last newline as a line, if there are any.
-        """
-        if self._rest:
-            self._pass_on(self._rest)
-
-    def _pass_on(self, line: bytes) -> None:
-        self._line_received(line.decode("utf-8", "backslashreplace"))
-
-
-@define(eq=False)
-class WorkerSlot:
-    """
-    A name, such as C{worker-1}, under which one worker process after another runs.
-
-    @ivar setup: how the processes of this slot are started and watched.
-    @ivar pool: decides when a slot that is due starts its next process.
-    @ivar process: the newest process, which may have ended; C{None} before the first one.
-    @ivar retired: whether the slot was asked to end, so that no other process follows.
-    @ivar backoff_seconds: the next delay before a start.
-    """
-
-    _log = Logger()
-
-    name: str
-    setup: WorkerSetup
-    pool: WorkerPool
-    _reactor: SupervisorReactor
-    process: WorkerProcess | None = field(init=False, default=None)
-    retired: bool = field(init=False, default=False)
-    backoff_seconds: float = field(init=False, default=MIN_BACKOFF_SECONDS)
-    _restart_timer: IDelayedCall | None = field(init=False, default=None)
-
-    @property
-    def running_process(self) -> WorkerProcess | None:
-        return None if self.process is None or self.process.ended else self.process
-
-    @property
-    def has_ended(self) -> bool:
-        return self.retired and self.running_process is None
-
-    @property
-    def is_due(self) -> bool:
-        """
-        Return whether a process should start: none runs, and no delay is in progress.
-        """
-        is_delayed = self._restart_timer is not None and self._restart_timer.active()
-        return not (self.retired or self.running_process or is_delayed)
-
-    def start(self) -> None:
-        process = self.process = WorkerProcess(self, self._reactor)
-        try:
-            self.pool.spawn(process, self.setup)
-        except Exception as error:  # noqa: BLE001 the slot tries again, also after a bug
-            # Only a bug needs its traceback.
-            log = self._log.error if isinstance(error, OSError) else self._log.failure
-            log("cannot start {name}: {error}", name=self.name, error=error)
-            process.record_end(Status.CANNOT_START)
-
-    def restart_later(self) -> None:
-        """
-        Start the next process after a delay, unless this slot is retired.
-        """
-        if not self.retired:
-            self._restart_timer = self._reactor.callLater(
-                self.backoff_seconds, self.pool.start_due_slots
-            )
-            self.backoff_seconds = min(2 * self.backoff_seconds, MAX_BACKOFF_SECONDS)
-
-    def retire(self) -> None:
-        """
-        Ask the process to stop, kill it after a timeout, and start no other process.
-        """
-        if not self.retired and self.running_process is not None:
-            self.running_process.stop()
-        self.retired = True
-
-
-class WorkerProcess(ProcessProtocol):
-    """
-    A worker process, from its start to its end.
-
-    @ivar pid: the process id; 0 if the process could not be started.
+    @ivar running: whether the process runs.
+    @ivar pid: the process id; 0 before the first process, or if the process could not be
+        started.
     @ivar started_at: when the process was started, by the reactor's clock.
     @ivar was_active: whether the process has been active.
     @ivar was_up: whether the process has been a standby or active.
     @ivar status_text: the text of the last C{STATUS=} line.  Before a process ends by
         itself, it sends the reason in such a line.  If a signal ended the process, the text
         is empty.
-    @ivar ended: whether the process has ended, or could not be started.
     @ivar exit_status: how the process ended: its exit status or, as in C{subprocess}, the
         negative number of the signal that ended it.
+
+    These attributes describe the worker:
+
+    @ivar setup: how its processes are started and watched.
+    @ivar retired: whether the worker was asked to end, so that no other process follows.
+    @ivar backoff_seconds: the next delay before a start.
     """
 
     _log = Logger()
 
-    def __init__(self, slot: WorkerSlot, reactor: SupervisorReactor) -> None:
-        self.slot = slot
-        self.name = slot.name
+    def __init__(
+        self, name: str, setup: WorkerSetup, pool: WorkerPool, reactor: SupervisorReactor
+    ) -> None:
+        self.name = name
+        self.setup = setup
+        self.retired = self.running = False
+        self.backoff_seconds = MIN_BACKOFF_SECONDS
+        self._pool = pool
+        self._reactor = reactor
+        # While a process runs, the timer kills it; later, the timer starts the next one.
+        self._timer: IDelayedCall | None = None
+        self._expect_process()
+
+    def _expect_process(self) -> None:
+        """
+        Forget the last process.
+        """
         self.pid = 0
         self.state = WorkerState.STARTING
         self.was_active = self.was_up = False
         self.status_text = ""
-        self.ended = False
         self.exit_status = 0
-        self.started_at = self._last_heard = reactor.seconds()
-        self._reactor = reactor
-        self._pool = slot.pool
+        self.started_at = self._last_heard = self._reactor.seconds()
         # Each message begins a new time limit: the watchdog's timeout, or a longer time
         # that the message asks for.
         self._deadline = self.started_at + START_TIMEOUT_SECONDS
-        self._kill_timer: IDelayedCall | None = None
         # A process asks for a longer time only while it verifies the store.
         self._asked_for_time = False
-        self._streams = {
-            1: LineBuffer(self.output_received),
-            2: LineBuffer(self.output_received),
-            MESSAGES_FD: LineBuffer(self.message_received),
-        }
+        # For each pipe, the bytes after the last newline.
+        self._unfinished_lines: dict[int, bytes] = {}
+
+    @property
+    def is_due(self) -> bool:
+        """
+        Return whether a process should start: none runs, and no delay is in progress.
+        """
+        is_delayed = self._timer is not None and self._timer.active()
+        return not (self.retired or self.running or is_delayed)
 
     @property
     def is_up(self) -> bool:
-        return self.state in _UP and not self.ended
+        return self.running and self.state in _UP
 
     @property
     def is_verifying(self) -> bool:
@@ -261,6 +183,17 @@ class WorkerProcess(ProcessProtocol):
         Return whether the process is verifying the store, and may still become active.
         """
         return self.state is WorkerState.STARTING and self._asked_for_time
+
+    def start(self) -> None:
+        self._expect_process()
+        self.running = True
+        try:
+            self._pool.spawn(self)
+        except Exception as error:  # noqa: BLE001 the next try follows, also after a bug
+            # Only a bug needs its traceback.
+            log = self._log.error if isinstance(error, OSError) else self._log.failure
+            log("cannot start {name}: {error}", name=self.name, error=error)
+            self.record_end(Status.CANNOT_START)
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
@@ -271,13 +204,26 @@ class WorkerProcess(ProcessProtocol):
     # Output and messages.
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
-        self._streams[childFD].feed(data)
+        *lines, rest = (self._unfinished_lines.get(childFD, b"") + data).split(b"\n")
+        if len(rest) > MAX_OUTPUT_LINE_BYTES:
+            lines.append(rest)
+            rest = b""
+        self._unfinished_lines[childFD] = rest
+        for line in lines:
+            self._line_received(childFD, line)
 
-    def output_received(self, line: str) -> None:
+    def _line_received(self, pipe: int, line: bytes) -> None:
+        text = line.decode("utf-8", "backslashreplace")
+        if pipe == MESSAGES_FD:
+            self._message_received(text)
+        else:
+            self._log_output(text)
+
+    def _log_output(self, line: str) -> None:
         level, facility, text = level_of(line)
         self._log.emit(level, "{line}", line=text, process=self.name, facility=facility)
 
-    def message_received(self, line: str) -> None:
+    def _message_received(self, line: str) -> None:
         """
         Process one line of a message.
         """
@@ -286,7 +232,7 @@ class WorkerProcess(ProcessProtocol):
             return
         name, _, value = line.partition("=")
         self._last_heard = self._reactor.seconds()
-        timeout = self.slot.setup.watchdog
+        timeout = self.setup.watchdog
         if name == EXTEND_TIMEOUT:
             self._asked_for_time = True
             timeout = max(timeout, int(value) / 1e6)
@@ -313,7 +259,7 @@ class WorkerProcess(ProcessProtocol):
         self.state = state
         if state in _UP:
             self.was_up = True
-            self.slot.backoff_seconds = MIN_BACKOFF_SECONDS
+            self.backoff_seconds = MIN_BACKOFF_SECONDS
         if state is WorkerState.ACTIVE:
             self.was_active = True
         if state is WorkerState.STANDBY:
@@ -325,15 +271,18 @@ class WorkerProcess(ProcessProtocol):
 
     # Stopping and killing.
 
-    def stop(self) -> None:
+    def retire(self) -> None:
         """
-        Send SIGTERM, and SIGKILL after L{STOP_TIMEOUT_SECONDS}.
+        Stop the process by SIGTERM, or by SIGKILL after L{STOP_TIMEOUT_SECONDS}.
+
+        No other process is started.
         """
         # For a silent process, L{kill_if_silent} has already set an earlier SIGKILL.
-        if self.state is not WorkerState.SILENT:
+        if self.running and not self.retired and self.state is not WorkerState.SILENT:
             self.state = WorkerState.STOPPING
             self._signal(signal.SIGTERM)
             self._kill_after(STOP_TIMEOUT_SECONDS)
+        self.retired = True
 
     def restart_time_limit(self) -> None:
         """
@@ -342,7 +291,7 @@ class WorkerProcess(ProcessProtocol):
         The supervisor was late, so it may not have read all messages of the process.
         """
         self._last_heard = self._reactor.seconds()
-        self._deadline = max(self._deadline, self._last_heard + self.slot.setup.watchdog)
+        self._deadline = max(self._deadline, self._last_heard + self.setup.watchdog)
 
     def kill_if_silent(self) -> None:
         """
@@ -364,8 +313,8 @@ class WorkerProcess(ProcessProtocol):
             self._pool.after_change()
 
     def _kill_after(self, seconds: float) -> None:
-        self._cancel_kill()
-        self._kill_timer = self._reactor.callLater(seconds, self._signal, signal.SIGKILL)
+        self._cancel_timer()
+        self._timer = self._reactor.callLater(seconds, self._signal, signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessExitedAlready):
@@ -384,8 +333,9 @@ class WorkerProcess(ProcessProtocol):
             self._pool.reporter.on_active_ending(self.name, self._reactor.seconds())
 
     def processEnded(self, reason: Failure) -> None:
-        for stream in self._streams.values():
-            stream.end()
+        for pipe, rest in self._unfinished_lines.items():
+            if rest:
+                self._line_received(pipe, rest)
         error: Any = reason.value
         if error.signal is None:
             self.record_end(error.exitCode)
@@ -395,10 +345,18 @@ class WorkerProcess(ProcessProtocol):
             self.record_end(-error.signal)
 
     def record_end(self, exit_status: int) -> None:
-        self._cancel_kill()
-        self.ended, self.exit_status = True, exit_status
+        """
+        Record the end of the process, and start the next one after a delay.
+        """
+        self._cancel_timer()
+        self.running, self.exit_status = False, exit_status
+        if not self.retired:
+            self._timer = self._reactor.callLater(
+                self.backoff_seconds, self._pool.start_due_workers
+            )
+            self.backoff_seconds = min(2 * self.backoff_seconds, MAX_BACKOFF_SECONDS)
         self._pool.on_end(self)
 
-    def _cancel_kill(self) -> None:
-        if self._kill_timer is not None and self._kill_timer.active():
-            self._kill_timer.cancel()
+    def _cancel_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
