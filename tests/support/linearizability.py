@@ -6,10 +6,8 @@ one cursor could have given all responses by making one operation at a time: eac
 happens at one moment between its call and its return, and sees the cursor of that moment.
 This property is called linearizability.
 
-Two independent functions check it.  L{faults} knows the steps that were made, in their
-order.  So it only has to sort, in n log n, and it says what is wrong.  L{linearizable}
-searches all orders, as Wing and Gong do, and remembers the states that it has visited; it
-is for short records, and checks L{faults}.
+L{faults} knows the steps that were made, in their order.  So it only has to sort, in
+n log n, and it says what is wrong.
 """
 
 from __future__ import annotations
@@ -171,60 +169,3 @@ def _sooner(first: Record | None, other: Record | None) -> Record | None:
     if first is None or other is None:
         return first or other
     return first if first.returned <= other.returned else other
-
-
-def linearizable(records: Sequence[Record], journal: Sequence[Transition]) -> bool:
-    """
-    Return whether one cursor can have given all responses in C{records}, in some order.
-
-    @param journal: the steps that the order must make.
-    """
-    pending = [
-        record
-        for record in records
-        if not record.refused and (record.seen is not None or record.operation is not None)
-    ]
-    return _search(frozenset(pending), (0, 0), journal, set())
-
-
-def _search(
-    pending: frozenset[Record],
-    state: tuple[int, int],
-    journal: Sequence[Transition],
-    been: set[tuple[frozenset[Record], tuple[int, int]]],
-) -> bool:
-    """
-    Return whether the records in C{pending} can follow when the cursor is at C{state}.
-
-    @param been: the pairs of pending records and state from which they cannot.
-    """
-    if state[0] == len(journal) and all(record.seen is None for record in pending):
-        return True
-    if (pending, state) in been:
-        return False
-    been.add((pending, state))
-    # An operation that begins after the first end cannot precede the one that ends first.
-    first_end = min(
-        (record.returned for record in pending if record.seen), default=math.inf
-    )
-    for record in pending:
-        after = _apply(record, state, journal)
-        if (
-            record.called <= first_end
-            and after is not None
-            and record.seen in (None, after)
-            and _search(pending - {record}, after, journal, been)
-        ):
-            return True
-    return False
-
-
-def _apply(
-    record: Record, state: tuple[int, int], journal: Sequence[Transition]
-) -> tuple[int, int] | None:
-    revision, position = state
-    if record.operation is None:
-        return state
-    if revision == len(journal) or journal[revision] is not record.operation:
-        return None
-    return revision + 1, position_after(position, record.operation)
