@@ -6,29 +6,26 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
 from tests.functional.test_ctl import server
-from tests.support.crowd import AUTHORITY, certified
 from tests.support.daemon import TIMEOUT_SECONDS, WORKER, Daemon, deadlines
-from tests.support.pexctl import PEXCTL, Ended, called
+from tests.support.pexctl import PEXCTL, Ended, Terminal, called
 from tests.support.tcp_server import serving_connections
 
 UNREACHABLE = "http://127.0.0.1:1"
 
 
-def url(daemon: Daemon, scheme: str = "http") -> str:
-    return f"{scheme}://127.0.0.1:{daemon.port}"
+def url(daemon: Daemon) -> str:
+    return f"http://127.0.0.1:{daemon.port}"
 
 
 def pexctl(daemon: Daemon, *arguments: str) -> Ended:
@@ -51,40 +48,15 @@ def until_printed(words: str, at: str, *arguments: str) -> Ended:
     raise AssertionError(ended)
 
 
-def begin(*arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
+def refusal(status: int, name: str, header: str = "") -> bytes:
     """
-    Start a verb.
+    Return a response with one of the service's problems.
     """
-    return subprocess.Popen(
-        [*PEXCTL, *arguments], stdout=subprocess.PIPE, stderr=stderr, text=True
-    )
-
-
-@contextmanager
-def on_a_terminal(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """
-    Run a verb whose standard error is a terminal.
-
-    @return: yields the process, and a descriptor that reads the terminal.
-    """
-    ours, theirs = pty.openpty()
-    try:
-        with begin(*arguments, stderr=theirs) as process:
-            os.close(theirs)
-            yield process, ours
-    finally:
-        os.close(ours)
-
-
-def interrupt(
-    process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT
-) -> tuple[int, str, str | None]:
-    """
-    Send a signal; return the exit status and the rest of both outputs.
-    """
-    process.send_signal(number)
-    out, err = process.communicate(timeout=TIMEOUT_SECONDS)
-    return process.returncode, out, err
+    body = json.dumps({"type": f"urn:problem-type:pexservice:{name}", "detail": ""})
+    return (
+        f"HTTP/1.1 {status} Refused\r\nContent-Type: application/problem+json\r\n"
+        f"{header}Content-Length: {len(body)}\r\n\r\n{body}"
+    ).encode()
 
 
 @pytest.fixture(scope="module")
@@ -182,162 +154,116 @@ def test_token_comes_from_a_file_or_the_environment_and_is_not_shown(
 ) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text("# mine\nsecret\nanother\n")
-    with Daemon(tmp_path, "--token-file", "tokens", command=WORKER) as daemon:
-        step = ("next", "--json", "--url", url(daemon))
-        refused = called(*step)
-        assert (refused.status, refused.json["problem"]) == (1, "unauthorized")
-        wrong = called(*step, env={"PEXSERVICE_TOKEN": "geheim"})
-        assert "this token may not move the cursor" in wrong.err
-        assert "geheim" not in wrong.err
-        assert called(*step, "--token-file", str(tokens)).status == 0
-        assert called(*step, env={"PEXSERVICE_TOKEN": "another"}).status == 0
-        none = called(*step, "--token-file", f"{tmp_path}/none")
-        assert none.status == 2
-        assert none.err.endswith("/none: No such file or directory\n")
+    requests: list[str] = []
+
+    def refuse(connection: socket.socket) -> None:
+        requests.append(connection.recv(65536).decode())
+        connection.sendall(refusal(401, "unauthorized"))
+
+    with serving_connections(refuse) as port:
+        step = ("next", "--json", "--url", f"127.0.0.1:{port}")
+        environment = {"PEXSERVICE_TOKEN": "geheim"}
+        refused = called(*step, "--token-file", str(tokens), env=environment)
+        called(*step, env=environment)
+        called(*step)
+        missing = called(*step, "--token-file", f"{tmp_path}/none")
+    sent = [re.findall(r"(?i)\r\nauthorization: (.+)\r", text) for text in requests]
+    assert sent == [["Bearer secret"], ["Bearer geheim"], []]
+    assert (refused.status, refused.json["problem"]) == (1, "unauthorized")
+    assert "secret" not in refused.out + refused.err
+    assert missing.status == 2
+    assert missing.err.endswith("/none: No such file or directory\n")
 
 
-def test_every_verb_trusts_the_authority_in_a_file(tmp_path: Path) -> None:
-    """
-    Without TLS, C{status} suggests https.
-    """
-    options, _ = certified(tmp_path)
-    with Daemon(tmp_path, *options, command=WORKER) as daemon:
-        at = ("--url", url(daemon, "https"))
-        for verb in (("status",), ("next",), ("load", "--seconds", "0.1")):
-            trusted = called(*verb, *at, "--ca-file", str(tmp_path / AUTHORITY))
-            assert (trusted.status, trusted.err) == (0, "")
-            refused = called(*verb, *at)
-            assert refused.status == 69
-            assert "certificate" in refused.err
-        plain = called("status", "--url", url(daemon))
-        assert plain.status == 69
-        assert f"if it speaks TLS, use {url(daemon, 'https')}" in plain.err
-
-
-def test_watch_prints_a_line_for_each_move_until_ctrl_c(worker: Daemon) -> None:
+def test_watch_says_why_it_waits_and_prints_a_line_for_each_move_until_ctrl_c(
+    worker: Daemon,
+) -> None:
     revision = worker.step("reset")
-    with begin("watch", "--url", url(worker)) as watching:
+    urls = ("--url", UNREACHABLE, "--url", url(worker))
+    with subprocess.Popen(
+        [*PEXCTL, "watch", *urls],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as watching:
         assert watching.stdout is not None
         assert watching.stdout.readline() == f"revision {revision} position 0: 0\n"
         worker.step()
         assert watching.stdout.readline() == f"revision {revision + 1} position 1: 1\n"
-        assert interrupt(watching) == (130, "", "")
-
-
-def test_watch_says_why_it_waits_without_a_terminal() -> None:
-    with begin("watch", "--url", UNREACHABLE) as watching:
-        assert watching.stderr is not None
-        line = watching.stderr.readline()
-        assert interrupt(watching) == (130, "", "")
-    assert line.startswith(f"pexctl: {UNREACHABLE}/current: Connection refused")
-    assert line.endswith("; retrying\n")
+        watching.send_signal(signal.SIGINT)
+        out, errors = watching.communicate(timeout=TIMEOUT_SECONDS)
+    assert (watching.returncode, out) == (130, "")
+    assert errors.startswith(f"pexctl: {UNREACHABLE}/current: Connection refused")
+    assert errors.endswith("; retrying\n")
+    assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "verb"),
-    [
-        (signal.SIGINT, 130, ("next", "--json", "--deadline", "60")),
-        (signal.SIGTERM, 143, ("next", "--json", "--deadline", "60")),
-        (signal.SIGINT, 130, ("watch",)),
-    ],
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
-def test_signal_ends_a_waiting_call_at_once_and_a_step_names_its_key(
-    number: signal.Signals, status: int, verb: tuple[str, ...]
+def test_signal_ends_a_waiting_step_at_once_which_names_its_key(
+    number: signal.Signals, status: int
 ) -> None:
     """
     Background commands of a shell ignore SIGINT; C{pexctl} must end all the same.
     """
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(TIMEOUT_SECONDS)
-        at = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            calling = begin(*verb, "--url", at)
-        finally:
-            signal.signal(signal.SIGINT, before)
-        with calling:
-            connection, _ = silent.accept()
-            with connection:
-                request = connection.recv(65536).decode()
-                ended, out, errors = interrupt(calling, number)
-    assert ended == status
-    if verb[0] != "next":
-        assert (out, errors) == ("", "")
-        return
-    (key,) = re.findall(r"(?i)\r\nidempotency-key: (\S+)", request)
-    printed = json.loads(out)
-    assert (printed["outcome"], printed["key"]) == ("outcome-unknown", key)
-    assert errors == (
+    requests: list[str] = []
+
+    def interrupt(connection: socket.socket) -> None:
+        requests.append(connection.recv(65536).decode())
+        os.kill(os.getpid(), number)
+        # The client closes the connection.
+        connection.recv(1)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with serving_connections(interrupt) as port:
+            options = ("--json", "--deadline", "60", "--url", f"127.0.0.1:{port}")
+            ended = called("next", *options)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    (key,) = re.findall(r"(?i)\r\nidempotency-key: (\S+)", "".join(requests))
+    assert ended.status == status
+    assert (ended.json["outcome"], ended.json["key"]) == ("outcome-unknown", key)
+    assert ended.err == (
         "pexctl: interrupted: it is unknown whether next was made; to find out, repeat"
         f" it with --key {key}\n"
     )
 
 
-def read_line(terminal: int) -> str:
-    """
-    Read a line from a terminal, which may give a part of it first.
-    """
-    line = b""
-    while not line.endswith(b"\n"):
-        line += os.read(terminal, 4096)
-    return line.decode()
-
-
 def test_step_on_a_terminal_reports_only_the_first_of_its_failed_attempts() -> None:
     options = ("--url", UNREACHABLE, "--deadline", "0.5")
-    first, last = called("next", *options, terminal=True).err.splitlines()
+    first, last = called("next", *options, err=Terminal()).err.splitlines()
     assert first.startswith(f"pexctl: {UNREACHABLE}/next: Connection refused")
     assert first.endswith("; retrying")
     assert "next was not made by this call" in last
 
 
-@pytest.mark.needs("pseudo-terminal")
-@pytest.mark.parametrize("is_repeated", [False, True])
+@pytest.mark.parametrize(
+    ("key", "outcome", "words"),
+    [
+        ((), "unreachable", "next was not made\n"),
+        (("--key", "K"), "outcome-unknown", "it is unknown whether next was made;"),
+    ],
+)
 def test_interrupted_step_that_the_service_has_refused_so_far_was_not_made(
-    *,
-    is_repeated: bool,
+    key: tuple[str, ...], outcome: str, words: str
 ) -> None:
     """
     With C{--key}, the outcome is unknown: an earlier call may have made the step.
     """
-    problem = {"type": "urn:problem-type:pexservice:too-many-requests", "detail": ""}
-    body = json.dumps(problem).encode()
-    refusal = (
-        b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/problem+json\r\n"
-        b"Retry-After: 60\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-    )
 
     def refuse(connection: socket.socket) -> None:
         connection.recv(65536)
-        connection.sendall(refusal)
+        connection.sendall(refusal(429, "too-many-requests", "Retry-After: 60\r\n"))
 
-    key = ["--key", "K"] if is_repeated else []
     with serving_connections(refuse) as port:
         options = ("--json", "--url", f"127.0.0.1:{port}", "--deadline", "120", *key)
-        with on_a_terminal("next", *options) as (calling, terminal):
-            assert read_line(terminal).endswith("; retrying\r\n")
-            status, printed, _ = interrupt(calling)
-            rest = read_line(terminal)
-    assert status == 130
-    if is_repeated:
-        assert json.loads(printed)["outcome"] == "outcome-unknown"
-        assert "it is unknown whether next was made; to find out, repeat it with" in rest
-    else:
-        assert json.loads(printed)["outcome"] == "unreachable"
-        assert rest == "pexctl: interrupted: next was not made\r\n"
+        ended = called("next", *options, err=Terminal("; retrying", signal.SIGINT))
+    assert (ended.status, ended.json["outcome"]) == (130, outcome)
+    assert f"pexctl: interrupted: {words}" in ended.err
 
 
-def read_bar(terminal: int) -> str:
-    """
-    Read from a terminal until it shows a progress bar.
-    """
-    drawn = ""
-    while " steps" not in drawn:
-        drawn += os.read(terminal, 4096).decode()
-    return drawn
-
-
-@pytest.mark.needs("pseudo-terminal")
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
@@ -345,61 +271,54 @@ def test_signal_ends_a_load_which_removes_its_bar_and_prints_its_counts(
     worker: Daemon, number: signal.Signals, status: int
 ) -> None:
     options = ("--seconds", "60", "--url", url(worker))
-    with on_a_terminal("load", *options) as (loading, terminal):
-        drawn = read_bar(terminal)
-        assert interrupt(loading, number) == (status, "", None)
-        # Reading a terminal that no process has open fails.
-        with suppress(OSError):
-            while data := os.read(terminal, 4096).decode():
-                drawn += data
-    bars, _, report = drawn.partition("pexctl: interrupted: ")
+    ended = called("load", *options, err=Terminal(" steps", number))
+    assert (ended.status, ended.out) == (status, "")
+    bars, _, report = ended.err.partition("pexctl: interrupted: ")
     assert re.fullmatch(r"(\r\[[#.]{30}\] +\d+ % \d+ steps *\r)+\r +\r", bars)
     assert re.match(r"\d+ steps in \d+\.\d s: ", report)
-    assert "outcome unknown: 10\r\nnot compared with the history\r\n" in report
+    assert report.endswith("outcome unknown: 10\nnot compared with the history\n")
+
+
+def print_into(stdout: Any, stderr: Any, *arguments: str) -> tuple[int, str]:
+    """
+    Run C{pexctl}, and return its exit status and what a stream that is a pipe received.
+    """
+    ended = subprocess.run(
+        [*PEXCTL, *arguments],
+        check=False,
+        stdout=stdout,
+        stderr=stderr,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+    )
+    return ended.returncode, ended.stdout or ended.stderr
 
 
 def test_closed_pipe_is_no_error_and_a_full_disk_is_one_line(worker: Daemon) -> None:
-    def print_into(output: IO[str]) -> tuple[int, str]:
-        ended = subprocess.run(
-            [*PEXCTL, "watch", "--url", url(worker)],
-            check=False,
-            stdout=output,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-        )
-        return ended.returncode, ended.stderr
-
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as pipe:
-        assert print_into(pipe) == (141, "")
+        watch = ("watch", "--url", url(worker))
+        assert print_into(pipe, subprocess.PIPE, *watch) == (141, "")
     with Path("/dev/full").open("w") as full:
         message = "pexctl: standard output: No space left on device\n"
-        assert print_into(full) == (1, message)
+        assert print_into(full, subprocess.PIPE, "version") == (1, message)
 
 
-@pytest.mark.parametrize("full_stream", ["stdout", "stderr"])
 def test_failure_is_printed_although_the_disk_under_one_stream_is_full(
-    full_stream: str,
+    tmp_path: Path,
 ) -> None:
     """
     Otherwise a script would lose the key of a step whose outcome is unknown.
     """
-    options = ("--json", "--key", "k", "--url", "localhost:1", "--deadline", "0.5")
+    at = f"unix:{tmp_path}/socket"
+    failing = ("status", "--json", "--url", at)
+    message = f"{at}: No such file or directory"
     with Path("/dev/full").open("w") as full:
-        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        ended = subprocess.run(
-            [*PEXCTL, "next", *options],
-            check=False,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-            **{**streams, full_stream: full},
-        )
-    assert ended.returncode == 75
-    (line,) = (ended.stdout or ended.stderr).splitlines()
-    assert "an earlier call with this key may have made it, so repeat it" in line
-    assert ended.stdout is None or json.loads(line)["key"] == "k"
+        line = f"pexctl: {message}\n"
+        assert print_into(full, subprocess.PIPE, *failing) == (69, line)
+        status, printed = print_into(subprocess.PIPE, full, *failing)
+    assert (status, json.loads(printed)["error"]) == (69, message)
 
 
 def test_load_reports_as_many_steps_as_the_service_has_made(worker: Daemon) -> None:
@@ -407,20 +326,3 @@ def test_load_reports_as_many_steps_as_the_service_has_made(worker: Daemon) -> N
     report = pexctl(worker, "load", "--seconds", "0.2", "--connections", "4", "--json").json
     assert (report["lost"], report["doubled"], report["unknown"]) == (0, 0, 0)
     assert report["answered"] == worker.revision() - before > 0
-
-
-@pytest.mark.needs("pseudo-terminal")
-def test_load_loses_and_doubles_no_step_while_a_worker_is_killed(tmp_path: Path) -> None:
-    """
-    On a terminal, C{pexctl load} draws a progress bar.
-    """
-    with Daemon(tmp_path) as daemon:
-        daemon.until_up()
-        options = ("--seconds", "1", "--url", url(daemon))
-        with on_a_terminal("load", *options) as (loading, terminal):
-            drawn = read_bar(terminal)
-            daemon.kill_active_worker()
-            out, _ = loading.communicate(timeout=TIMEOUT_SECONDS)
-    assert re.match(r"\r\[[#.]{30}\] +\d+ % \d+ steps", drawn)
-    assert loading.returncode == 0
-    assert out.endswith("according to the history: lost 0, doubled 0\n")

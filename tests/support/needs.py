@@ -50,16 +50,6 @@ def _library(name: str, extra: str) -> Need:
     return Need(f"pip install '.[{extra}]'", lambda: find_spec(name) is not None)
 
 
-def _pseudo_terminals() -> bool:
-    try:
-        descriptors = os.openpty()
-    except OSError:
-        return False
-    for descriptor in descriptors:
-        os.close(descriptor)
-    return True
-
-
 def _runs(*command: str) -> bool:
     """
     Return whether a command can be run and ends with status 0.
@@ -153,7 +143,6 @@ NEEDS = {
         "a root directory that is a mount point, which a chroot's need not be",
         lambda: "/" in {line.split(" ")[4] for line in _mount_table()},
     ),
-    "pseudo-terminal": Need("mount -t devpts devpts /dev/pts", _pseudo_terminals),
     # Packages of Debian.
     "chromium": _program("chromium", "chromium"),
     "curl": _program("curl", "curl"),

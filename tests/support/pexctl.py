@@ -39,23 +39,35 @@ class Ended(NamedTuple):
 
 class Terminal(io.StringIO):
     """
-    A stream that is a terminal.
+    A terminal, which sends a signal to this process when it shows certain words.
     """
+
+    def __init__(self, words: str = "", number: signal.Signals = signal.SIGINT) -> None:
+        super().__init__()
+        self._words, self._number = words, number
 
     def isatty(self) -> bool:
         return True
 
+    def write(self, text: str) -> int:
+        if self._words and self._words in text:
+            self._words = ""
+            os.kill(os.getpid(), self._number)
+        return super().write(text)
+
 
 def called(
-    *arguments: str, env: Mapping[str, str] = MappingProxyType({}), terminal: bool = False
+    *arguments: str,
+    env: Mapping[str, str] = MappingProxyType({}),
+    err: io.StringIO | None = None,
 ) -> Ended:
     """
     Call C{main} of C{pexctl} in this process.
 
     @param env: further environment variables.
-    @param terminal: whether standard error is a terminal.
+    @param err: standard error; by default, it is no terminal.
     """
-    out, err = io.StringIO(), Terminal() if terminal else io.StringIO()
+    out, err = io.StringIO(), err or io.StringIO()
     handlers = {
         number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
     }

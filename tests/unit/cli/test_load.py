@@ -24,23 +24,32 @@ def service() -> FakeService:
     return FakeService(Clock())
 
 
+NOT_TAKEN = problem(503, "not-taken")
+CUT = Disturbance(cut=True, makes_step=True)
+
+
 def load(
     service: FakeService,
     connections: int = 1,
     show: Callable[[str, float], object] = lambda *_: None,
+    every_other: Disturbance = NOT_TAKEN,
 ) -> Report:
     """
     Make a load for two seconds; time passes only where requests are sent again.
     """
-    service.every_other = problem(503, "not-taken")
+    service.every_other = every_other
     cursor = Cursor(URL, reactor=service.clock, agent=service.agent, deadline=3)
     return service.after(Load(2.0, show, service.clock.seconds).run(cursor, connections))
 
 
-def test_load_without_faults_reports_nothing_lost_or_doubled(service: FakeService) -> None:
+@pytest.mark.parametrize("disturbance", [NOT_TAKEN, CUT])
+def test_load_whose_steps_are_repeated_reports_nothing_lost_or_doubled(
+    service: FakeService, disturbance: Disturbance
+) -> None:
     service.step("next")
-    report = load(service, 5)
+    report = load(service, 5, every_other=disturbance)
     assert report.answered == service.revision - 1 > 0
+    assert (report.replayed > 0) == (disturbance is CUT)
     assert (report.lost, report.doubled, report.unknown, report.unseen) == (0, 0, 0, 0)
     assert 0 < report.median <= report.p99 <= report.longest
     assert "lost 0, doubled 0" in report.text().splitlines()[-1]
