@@ -4,6 +4,8 @@ The Python client with a real service.
 
 from __future__ import annotations
 
+import _thread
+import os
 import re
 import signal
 import socket
@@ -11,7 +13,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import pytest
 import trustme
 from attrs import evolve
+from twisted.logger import capturedLogs
 
 from pexservice.client import (
     BadAddress,
@@ -41,7 +44,7 @@ from tests.support.daemon import (
     deadlines,
 )
 from tests.support.fake_service import state
-from tests.support.nginx import nginx
+from tests.support.pexctl import called
 from tests.support.tcp_server import serving_connections
 
 
@@ -119,12 +122,23 @@ def test_every_address_of_a_service_is_reached(worker: Daemon) -> None:
 def test_unix_socket_that_answers_is_not_taken_for_another(
     worker: Daemon, tmp_path: Path
 ) -> None:
-    with Daemon(tmp_path, "--listen", "unix:socket", command=WORKER) as other:
-        sockets = [f"unix:{daemon.path / 'socket'}" for daemon in (other, worker)]
-        with BlockingCursor(*sockets) as cursor:
-            assert cursor.next().revision == 1
-            other.stop()
-            before = worker.revision()
+    """
+    The client keeps its connection to the other server, which refuses every step.
+    """
+
+    def refuse(connection: socket.socket) -> None:
+        while connection.recv(65536):
+            connection.sendall(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
+
+    other, own = tmp_path / "socket", worker.path / "socket"
+    before = worker.revision()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(other))
+        listening.listen()
+        with (
+            serving_connections(refuse, listening),
+            BlockingCursor(f"unix:{other}", f"unix:{own}") as cursor,
+        ):
             assert cursor.next().revision == before + 1
 
 
@@ -157,30 +171,19 @@ def test_tls_trusts_the_authority_in_a_file_and_no_other(tmp_path: Path) -> None
                 cursor.next()
         with BlockingCursor(at, ca_file=trusted) as cursor:
             assert cursor.current().revision == 1
+        verified = called("status", "--url", at, "--ca-file", trusted)
+        assert (verified.status, verified.err) == (0, "")
+        assert called("next", "--url", at, "--ca-file", trusted).status == 0
+        for verb in ("status", "next"):
+            refused = called(verb, "--url", at)
+            assert refused.status == 69
+            assert "certificate" in refused.err
+        plain = called("status", "--url", url(daemon))
+        assert plain.status == 69
+        assert f"if it speaks TLS, use {at}" in plain.err
     for name, words in (("none", "No such file"), ("empty.pem", "no certificate in PEM")):
         with pytest.raises(BadAddress, match=words):
             BlockingCursor(at, ca_file=str(tmp_path / name))
-
-
-@pytest.mark.needs("nginx")
-def test_step_behind_nginx_is_made_when_the_service_is_back(tmp_path: Path) -> None:
-    place = tmp_path / "nginx"
-    place.mkdir()
-    listen = ("--listen", "unix:socket")
-    with (
-        nginx(place, tmp_path / "socket") as port,
-        BlockingCursor(f"http://127.0.0.1:{port}") as cursor,
-    ):
-        with Daemon(tmp_path, *listen, command=WORKER):
-            assert cursor.next().value == 1
-        for deadline in deadlines():
-            with pytest.raises(OutcomeUnknown) as caught:
-                cursor.next(key="k", deadline=deadline)
-            if "status 502" in str(caught.value):
-                break
-        with Daemon(tmp_path, *listen, command=WORKER):
-            state = cursor.next(key="k")
-            assert (state.revision, state.value) == (2, 1)
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -224,87 +227,58 @@ def test_response_of_no_service_is_one_exception_and_the_key_is_kept(
     assert "\n" not in str(caught.value)
 
 
-#: The script restores the handler of SIGINT, because a shell's background commands, and
-#: their children, ignore this signal.
-INTERRUPTED = """
-import _thread, signal, sys
-from twisted.internet import reactor
-from pexservice.client import BlockingCursor
-
-signal.signal(signal.SIGINT, signal.default_int_handler)
-with BlockingCursor(sys.argv[1], deadline=60) as cursor:
-    print(cursor.current().revision, flush=True)
-    if input() == "unnoticed":
-        reactor.callFromThread(reactor.callLater, 0.2, _thread.interrupt_main)
-    cursor.next()
-"""
-
-
-@pytest.mark.parametrize("way", ["signal", "unnoticed"])
-def test_ctrl_c_ends_a_script_that_waits_for_a_response(way: str) -> None:
+@pytest.mark.parametrize(
+    "interrupt", [lambda: os.kill(os.getpid(), signal.SIGINT), _thread.interrupt_main]
+)
+def test_ctrl_c_ends_a_call_that_waits_for_a_response(
+    interrupt: Callable[[], object],
+) -> None:
     """
-    Just before the wait begins, Ctrl-C interrupts no system call and only sets a flag.
+    C{interrupt_main} only sets a flag, like a signal that arrives just before a wait.
     """
-    done = threading.Event()
 
     def answer(connection: socket.socket) -> None:
-        if b"GET /current" in connection.recv(65536):
-            connection.sendall(response_with(state(7, 7)))
-        done.wait(TIMEOUT_SECONDS)
+        connection.recv(65536)
+        interrupt()
+        # The client closes the connection.
+        connection.recv(1)
 
-    with (
-        serving_connections(answer) as port,
-        subprocess.Popen(
-            [sys.executable, "-c", INTERRUPTED, f"http://127.0.0.1:{port}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process,
-    ):
-        assert process.stdout is not None
-        assert process.stdout.readline() == "7\n"
-        assert process.stdin is not None
-        # The script waits for this line, and then for a response that does not arrive.
-        process.stdin.write(f"{way}\n")
-        process.stdin.flush()
-        if way == "signal":
-            process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
-        done.set()
-    assert process.returncode == -signal.SIGINT
-    assert errors.rstrip().endswith("KeyboardInterrupt")
-
-
-INTERRUPTED_BEFORE_THE_WAIT = """
-import sys
-from twisted.internet import reactor
-from pexservice.client import BlockingCursor
-
-call_from_thread = reactor.callFromThread
-
-def interrupted(*arguments):
-    reactor.callFromThread = call_from_thread
-    reactor.callFromThread(*arguments)
-    raise KeyboardInterrupt
-
-with BlockingCursor(sys.argv[1]) as cursor:
-    states = cursor.watch()
-    next(states)
-    reactor.callFromThread = interrupted
+    # If a shell started the tests in the background, they ignore Ctrl-C.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        next(states)
-    except KeyboardInterrupt:
-        print("interrupted")
-"""
+        with (
+            serving_connections(answer) as port,
+            BlockingCursor(f"http://127.0.0.1:{port}", deadline=60) as cursor,
+            pytest.raises(KeyboardInterrupt),
+        ):
+            cursor.next()
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
-def test_interrupt_after_a_call_has_begun_cancels_it(worker: Daemon) -> None:
+def test_interrupt_after_a_call_has_begun_cancels_it(
+    worker: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     Otherwise the call would continue, and the watch could not be closed.
     """
-    ended = run_script(INTERRUPTED_BEFORE_THE_WAIT, url(worker))
-    assert (ended.stdout, ended.stderr) == ("interrupted\n", "")
+    reactor: Any = blocking.running_reactor()
+    call_from_thread = reactor.callFromThread
+
+    def interrupted(*arguments: Any) -> None:
+        monkeypatch.undo()
+        call_from_thread(*arguments)
+        raise KeyboardInterrupt
+
+    with BlockingCursor(url(worker)) as cursor, capturedLogs() as events:
+        states = cursor.watch()
+        next(states)
+        monkeypatch.setattr(reactor, "callFromThread", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            next(states)
+        # After this call, the reactor has closed the watch.
+        cursor.current()
+    assert not [event for event in events if "log_failure" in event]
 
 
 HAS_RUN = """

@@ -19,9 +19,16 @@ from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE
 from pexservice.stores.lmdb.file_system import READER_TABLE_FILE
 from pexservice.stores.lmdb.verify import summary
 from tests.support.clients import highest, whole_history
-from tests.support.daemon import LOOPBACK, TIMEOUT_SECONDS, WORKER, Daemon, poll_attempts
+from tests.support.daemon import (
+    LOOPBACK,
+    TIMEOUT_SECONDS,
+    WORKER,
+    Daemon,
+    captured,
+    poll_attempts,
+)
 from tests.support.loads import load, until_acknowledged
-from tests.support.pexctl import PEXCTL, called, pexctl, run
+from tests.support.pexctl import PEXCTL, called, pexctl
 from tests.support.stores import make_store
 from tests.support.tcp_server import serving_connections
 
@@ -36,10 +43,9 @@ def test_status_is_a_line_or_an_object_over_tcp_and_a_unix_socket(tmp_path: Path
         url = f"http://127.0.0.1:{daemon.port}"
         for name in ("next", "next", "previous"):
             daemon.step(name)
-        shown = run(tmp_path, "status", "unix:socket")
-        assert (shown.returncode, shown.stderr) == (0, "")
-        assert shown.stdout == "ready: revision 3, position 1\n"
-        ended = run(tmp_path, "status", "--json", url, command=MODULE)
+        shown = pexctl(tmp_path, "status", "unix:socket")
+        assert shown == (0, "ready: revision 3, position 1")
+        ended = captured([*MODULE, "status", "--json", url])
         assert (ended.returncode, ended.stderr) == (0, "")
         facts = {"outcome": "ready", "url": url, "revision": 3, "position": 1}
         assert json.loads(ended.stdout) == facts
@@ -56,10 +62,10 @@ def test_service_on_a_backup_made_under_load_continues_from_an_answered_state(
     """
     with Daemon(tmp_path, command=WORKER) as daemon:
         with load(daemon) as clients:
-            until_acknowledged(clients, 200)
+            until_acknowledged(clients, 50)
             oldest = highest(clients)
             assert pexctl(tmp_path, "backup", STORE, "copy")[0] == 0
-            until_acknowledged(clients, 200)
+            until_acknowledged(clients, 50)
         rows = whole_history(daemon)
     positions = {
         step.revision: step.position for client in clients for step in client.acknowledged
@@ -89,11 +95,9 @@ def test_closed_standard_streams_get_no_output_and_do_no_harm(tmp_path: Path) ->
     """
     make_store(tmp_path / STORE, 7)
     script = '"$0" backup pexservice-data copy <&- >&- 2>&-'
-    backup = run(tmp_path, *PEXCTL, command=("sh", "-c", script))
+    backup = captured(["sh", "-c", script, *PEXCTL], cwd=tmp_path)
     assert (backup.returncode, backup.stdout, backup.stderr) == (0, "", "")
     assert pexctl(tmp_path, "verify", "copy")[0] == 0
-    version = run(tmp_path, *PEXCTL, command=("sh", "-c", '"$0" version >&-'))
-    assert (version.returncode, version.stdout, version.stderr) == (0, "", "")
 
 
 @contextmanager
@@ -150,7 +154,6 @@ def test_backup_that_is_ended_leaves_a_whole_backup_or_nothing(
         # The backup was done before the signal arrived.
         assert pexctl(tmp_path, "verify", "copy")[0] == 0
     assert pexctl(tmp_path, "backup", "store", "again")[0] == 0
-    assert pexctl(tmp_path, "verify", "again")[0] == 0
 
 
 @contextmanager

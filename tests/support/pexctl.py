@@ -1,5 +1,5 @@
 """
-Run C{pexctl} until it ends, in this process or in its own.
+Run C{pexctl} in this process until it ends.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ import io
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import chdir, redirect_stderr, redirect_stdout
@@ -18,8 +17,8 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from pexservice.cli.pexctl import main
-from tests.support.daemon import TIMEOUT_SECONDS, captured
 
+#: The command line of a process.
 PEXCTL = (str(Path(sys.executable).parent / "pexctl"),)
 
 
@@ -89,12 +88,3 @@ def pexctl(path: Path, *arguments: str) -> tuple[int, str]:
     with chdir(path):
         ended = called(*arguments)
     return ended.status, (ended.out + ended.err).rstrip("\n")
-
-
-def run(
-    path: Path, *arguments: str, command: tuple[str, ...] = PEXCTL
-) -> subprocess.CompletedProcess[str]:
-    """
-    Run C{pexctl} as a process in the directory C{path}.
-    """
-    return captured([*command, *arguments], TIMEOUT_SECONDS, cwd=path)

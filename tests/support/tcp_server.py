@@ -1,5 +1,5 @@
 """
-A TCP server in threads, for servers that misbehave.
+A server in threads, for servers that misbehave.
 """
 
 from __future__ import annotations
@@ -13,12 +13,17 @@ from tests.support.daemon import TIMEOUT_SECONDS
 
 
 @contextmanager
-def serving_connections(serve: Callable[[socket.socket], object]) -> Iterator[int]:
+def serving_connections(
+    serve: Callable[[socket.socket], object], listening: socket.socket | None = None
+) -> Iterator[int]:
     """
     Call C{serve} with each connection, in its own thread; yield the port of 127.0.0.1.
 
     C{serve} may raise C{OSError}.  The connection is closed when it returns.
+
+    @param listening: a socket to use instead of a TCP socket.
     """
+    listening = listening or socket.create_server(("127.0.0.1", 0))
 
     def serve_one(connection: socket.socket) -> None:
         with closing(connection), suppress(OSError):
@@ -31,7 +36,7 @@ def serving_connections(serve: Callable[[socket.socket], object]) -> Iterator[in
                 connection, _ = listening.accept()
                 threading.Thread(target=serve_one, args=(connection,), daemon=True).start()
 
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with listening:
         thread = threading.Thread(target=accept)
         thread.start()
         try:
