@@ -63,18 +63,22 @@ class Turns(Clock):
     iteration.
     """
 
-    def turn(self, seconds: float = 0.0) -> None:
+    def turn(self, seconds: float = 0.0) -> bool:
         """
         Advance the clock by C{seconds}, and run the calls that are due by then.
 
         A call that one of these schedules waits for the next turn.
+
+        @return: whether a call was due.
         """
         self.rightNow += seconds
-        for call in [call for call in self.calls if call.getTime() <= self.rightNow]:
+        due = [call for call in self.calls if call.getTime() <= self.rightNow]
+        for call in due:
             if call in self.calls:
                 self.calls.remove(call)
                 call.called = 1
                 call.func(*call.args, **call.kw)
+        return bool(due)
 
 
 def now(deferred: Deferred[T]) -> T:

@@ -166,10 +166,11 @@ class Server:
 
     def turns(self, count: int = ENOUGH) -> None:
         """
-        Run C{count} iterations of the event loop: enough for everything to finish.
+        Run C{count} iterations of the event loop, or until no call is left for the next one.
         """
         for _ in range(count):
-            self.clock.turn()
+            if not self.clock.turn():
+                break
 
 
 class Transport(asyncio.Transport):
@@ -255,11 +256,12 @@ class Wire:
 
     def turns(self, count: int = ENOUGH) -> None:
         """
-        Run C{count} iterations of the event loop: enough for everything to finish.
+        Run C{count} iterations of the event loop, or until no call is left for the next one.
         """
         for _ in range(count):
-            self.server.clock.turn()
             self._arrive()
+            if not self.server.clock.turn():
+                break
 
     def end(self) -> None:
         """
