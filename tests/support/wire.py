@@ -166,7 +166,7 @@ class Server:
 
     def turns(self, count: int = ENOUGH) -> None:
         """
-        Run C{count} iterations of the event loop, or until no call is left for the next one.
+        Run iterations of the event loop: C{count}, or fewer if everything has finished.
         """
         for _ in range(count):
             if not self.clock.turn():
@@ -256,7 +256,7 @@ class Wire:
 
     def turns(self, count: int = ENOUGH) -> None:
         """
-        Run C{count} iterations of the event loop, or until no call is left for the next one.
+        Run iterations of the event loop: C{count}, or fewer if everything has finished.
         """
         for _ in range(count):
             self._arrive()

@@ -34,7 +34,7 @@ BEGINNINGS = {
     "accept": "a/b",
     "authorization": "Bearer a",
     "content-type": "multipart/form-data",
-    "if-match": '"1"',
+    "if-match": '"1",',
     "if-none-match": '"1"',
     "origin": "http://a",
     "sec-fetch-site": "none",
@@ -43,6 +43,9 @@ BEGINNINGS = {
 
 #: Bytes; twice the size and the rest of the head have room in the largest head.
 SIZE = 7_500
+
+#: Seconds; values that take less need no comparison with values of half the size.
+FAST = 0.003
 
 #: The most that twice the size may take: quadratic time has 4, linear time 2.
 RATIO = 3.2
@@ -61,9 +64,9 @@ def values(place: str) -> Iterator[tuple[str, str]]:
 _numbers = count()
 
 
-def heads(header: str, value: str) -> Iterator[bytes]:
+def step(header: str, value: str) -> Iterator[bytes]:
     """
-    Yield two requests with the header: one that moves and one that reads.
+    Yield a request with the header: a GET that moves, so every header has a meaning.
 
     The length of a body is whatever value is tried, so such a request may be refused.
     """
@@ -72,9 +75,8 @@ def heads(header: str, value: str) -> Iterator[bytes]:
     others = {"host": "localhost", "authorization": "Bearer a", "content-length": "1"}
     others.pop(header, None)
     lines = [f"{name}: {other}" for name, other in others.items()]
-    for line in ("POST /next", "GET /history?limit=1"):
-        head = "\r\n".join([f"{line} HTTP/1.1", *lines, f"{header}: {value}", "", "x"])
-        yield head.encode("latin-1")
+    head = "\r\n".join(["GET /next HTTP/1.1", *lines, f"{header}: {value}", "", "x"])
+    yield head.encode("latin-1")
 
 
 def query(value: str) -> Iterator[bytes]:
@@ -86,11 +88,13 @@ def query(value: str) -> Iterator[bytes]:
         yield f"GET {path}?{value}{next(_numbers)} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
 
 
-def taken(server: Server, header: str, value: str) -> float:
+def taken(server: Server, header: str, parts: tuple[str, str], size: int) -> float:
     """
-    Return how long the process works for requests with C{value}.  Seconds.
+    Return how long the process works for requests with a value of C{size}.  Seconds.
     """
-    requests = list(query(value) if header == "query" else heads(header, value))
+    beginning, run = parts
+    value = beginning + (run * size)[: size - len(beginning)] + "x"
+    requests = list(query(value) if header == "query" else step(header, value))
     wires = [server.connect(UNIXAddress(None)) for _ in requests]
     began = time.process_time()
     for wire, request in zip(wires, requests, strict=True):
@@ -100,7 +104,7 @@ def taken(server: Server, header: str, value: str) -> float:
     for wire in wires:
         # With a length, a request may wait for the body that is promised.
         if header != "content-length":
-            assert wire.received.startswith(b"HTTP/1.1 "), (header, value[:40])
+            assert wire.received.startswith(b"HTTP/1.1 "), (header, parts)
         wire.lose()
     return spent
 
@@ -109,12 +113,11 @@ def ratio(server: Server, header: str, parts: tuple[str, str], tries: int) -> fl
     """
     Return how much longer a value of twice the size takes; the best of C{tries} tries.
     """
-    beginning, run = parts
-    spent = []
-    for size in (SIZE, 2 * SIZE):
-        value = beginning + (run * size)[: size - len(beginning)] + "x"
-        spent.append(min(taken(server, header, value) for _ in range(tries)))
-    return spent[1] / spent[0]
+    half, whole = (
+        min(taken(server, header, parts, size) for _ in range(tries))
+        for size in (SIZE, 2 * SIZE)
+    )
+    return whole / half
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +135,8 @@ def test_time_to_parse_grows_linearly_with_any_repeated_value(
     server: Server, place: str
 ) -> None:
     for parts in values(place):
-        assert any(ratio(server, place, parts, tries) < RATIO for tries in TRIES), parts
+        if taken(server, place, parts, 2 * SIZE) > FAST:
+            assert any(ratio(server, place, parts, tries) < RATIO for tries in TRIES), parts
 
 
 def test_search_finds_a_backtracking_expression(
@@ -142,4 +146,4 @@ def test_search_finds_a_backtracking_expression(
     monkeypatch.setattr("pexservice.web.parameters._IDEMPOTENCY_KEY", slow)
     # A machine that is busy with something else hides the difference now and then.
     parts = ("k", " ")
-    assert any(ratio(server, "idempotency-key", parts, 3) > RATIO for _ in range(5))
+    assert any(ratio(server, "idempotency-key", parts, 1) > RATIO for _ in range(5))
