@@ -17,6 +17,7 @@ from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.testing import StringTransport
 from twisted.web.server import Site
 
+from pexservice.server.limits import KEEP_ALIVE_TIMEOUT_SECONDS, REQUEST_TIMEOUT_SECONDS
 from pexservice.web.access import Access
 from pexservice.web.endpoints import POST_ONLY_TABLE
 from pexservice.web.twisted_resource import ApiResource
@@ -83,12 +84,20 @@ def converse(setup: str, chunks: Sequence[bytes], *, patient: bool, ends: bool) 
     return hold(serve(setup).connect(peer, local), chunks, patient=patient, ends=ends)
 
 
-def hold(wire: Wire, chunks: Sequence[bytes], *, patient: bool, ends: bool) -> Exchange:
+def hold(
+    wire: Wire,
+    chunks: Sequence[bytes],
+    *,
+    patient: bool,
+    ends: bool,
+    waits: bool = False,
+) -> Exchange:
     """
     Send C{chunks} on a connection, and then close it.
 
     @param patient: the client waits for responses between two chunks.
     @param ends: the client closes its half of the connection after the last chunk.
+    @param waits: the client waits until every timeout of the connection is over.
     """
     for chunk in chunks:
         wire.send(chunk)
@@ -97,6 +106,11 @@ def hold(wire: Wire, chunks: Sequence[bytes], *, patient: bool, ends: bool) -> E
     wire.turns()
     if ends:
         wire.end()
+        wire.turns()
+    for _ in range(2 * waits):
+        # A request may arrive late, and then the connection may stay idle.
+        wire.server.clock.turn(1 + max(REQUEST_TIMEOUT_SECONDS, KEEP_ALIVE_TIMEOUT_SECONDS))
+        wire.server.connections.sweep()
         wire.turns()
     exchange = Exchange(wire.received, wire.closed, tuple(wire.server.lines))
     wire.lose()

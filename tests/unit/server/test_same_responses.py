@@ -16,15 +16,19 @@ import re
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.logger import capturedLogs
 
 import pexservice
 from pexservice.web.parameters import HEADERS, HeaderRole
+from tests.labs.attacks.attacking import check_revisions, parse_responses
+from tests.labs.attacks.lab import TABLE
 from tests.support.chance import Chance
-from tests.support.conversations import conversation, valid_request
+from tests.support.conversations import Conversation, conversation, valid_request
 from tests.support.forms import amount
 from tests.support.recorded import split
-from tests.support.seam import SETUPS, converse, converse_with_site, hold, serve
+from tests.support.seam import SETUPS, Exchange, converse, converse_with_site, hold, serve
 from tests.support.wire import Server
 
 PEERS = (
@@ -42,6 +46,40 @@ LOCALS = (
 #: How many conversations two workers have.
 CONVERSATIONS = 40
 
+#: Bytes that parsers stumble over.
+_BITS = (
+    *(b"", b"\r\n", b"\r", b"\n", b"\r\n\r\n", b"\0", b" ", b"\t", b":", b";", b","),
+    *(b"/", b"?", b"0\r\n\r\n", b"5\r\n12345\r\n", b"\xff", b"-", b"0x", b"9" * 30),
+    *(b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Host: a\r\n"),
+    *(b"Connection: close\r\n", b"Expect: 100-continue\r\n", b" folded\r\n", b"%00"),
+    *(b"POST /next HTTP/1.1\r\n", b"HTTP/1.0", b"HTTP/1.1"),
+)
+
+
+def torn(chance: Chance) -> bytes:
+    """
+    Return an attack with some of its bytes replaced.
+    """
+    sent = chance.choose([attack.sent for attack in TABLE if len(attack.sent) < 2048])
+    for _ in range(chance.below(5)):
+        place = chance.below(len(sent) + 1)
+        sent = sent[:place] + chance.choose(_BITS) + sent[place + chance.below(20) :]
+    return sent
+
+
+def check(server: Server, held: Conversation, exchange: Exchange, before: int) -> None:
+    """
+    Check that the connection has ended, and that each step had a response.
+    """
+    if b"/events" in held.sent:
+        return
+    assert exchange.closed
+    # To HEAD, the end of a response cannot be seen in its bytes.
+    if b"HEAD" not in held.sent:
+        responses = parse_responses(exchange.received)
+        assert all(response.status != 500 for response in responses)
+        check_revisions(responses, before, server.committer.durable.revision)
+
 
 @pytest.mark.parametrize("setup", SETUPS)
 def test_workers_with_and_without_plans_respond_log_and_count_the_same(setup: str) -> None:
@@ -49,35 +87,42 @@ def test_workers_with_and_without_plans_respond_log_and_count_the_same(setup: st
     Only the date may differ.  The addresses of a connection do not matter.
     """
     with_plan = without_plan = 0
-    for seed in range(amount(short=12, long=500)):
+    for seed in range(amount(short=8, long=500)):
         chance = Chance(seed)
         pair = [serve(setup, remembers=remembers, logs=True) for remembers in (True, False)]
         for number in range(CONVERSATIONS):
             held = conversation(CONVERSATIONS * seed + number)
+            if chance.happens(0.2):
+                stream = b"".join(torn(chance) for _ in range(1 + chance.below(3)))
+                held = evolve(held, chunks=tuple(chance.pieces(stream, 6)))
             if b" /metrics" in held.sent:
                 # The metrics count what was parsed.
                 continue
             addresses = chance.choose(PEERS), chance.choose(LOCALS)
-            exchanges = [
-                hold(
-                    server.connect(*addresses),
-                    held.chunks,
-                    patient=held.patient,
-                    ends=held.ends,
-                )
-                for server in pair
-            ]
+            before = pair[0].committer.durable.revision
+            with capturedLogs() as events:
+                exchanges = [
+                    hold(
+                        server.connect(*addresses),
+                        held.chunks,
+                        patient=held.patient,
+                        ends=held.ends,
+                        waits=not held.ends,
+                    )
+                    for server in pair
+                ]
             assert exchanges[0] == exchanges[1], (held, addresses)
+            check(pair[0], held, exchanges[0], before)
+            assert not any("log_failure" in event for event in events), held
             for server in pair:
                 server.clock.turn(0.3)
                 server.shared.tick()
         fast, slow = (server.shared.counters for server in pair)
         assert [*fast.responses()] == [*slow.responses()]
         assert len({repr(server.committer.durable) for server in pair}) == 1
-        with_plan, without_plan = (
-            with_plan + fast.with_plan(),
-            without_plan + fast.without_plan,
-        )
+        assert not any(server.failures or len(server.connections) for server in pair)
+        with_plan += fast.with_plan()
+        without_plan += fast.without_plan
     # The comparison compares something.
     assert 4 * with_plan > without_plan
 
