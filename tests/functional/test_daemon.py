@@ -66,9 +66,6 @@ def test_service_continues_where_it_stopped(tmp_path: Path) -> None:
         assert value(daemon, "/reset") == b"0\n"
         assert value(daemon, "/previous") == b"0\n"
         assert value(daemon, "/history").count(b"\n") == 11
-        daemon.kill()
-    with Daemon(tmp_path, command=WORKER) as daemon:
-        assert (value(daemon, "/current"), daemon.revision()) == (b"0\n", 11)
     log = daemon.log.read_text()
     assert log.count("created a new store") == 1
     assert "/current" not in log
@@ -125,8 +122,6 @@ def test_all_options_together_do_what_their_help_says(tmp_path: Path) -> None:
     lines = (tmp_path / "access.log").read_text().splitlines()
     assert '"POST /next HTTP/1.1" 200 3 "-" "-"' in lines[8]
     assert '"GET /next HTTP/1.1" 401 ' in lines[0]
-    with Daemon(tmp_path, "--store", "lmdb:elsewhere", command=WORKER) as daemon:
-        assert value(daemon, "/current") == b"21\n"
 
 
 def test_hyphen_writes_the_access_log_into_the_daemons_log_without_values(
@@ -135,7 +130,7 @@ def test_hyphen_writes_the_access_log_into_the_daemons_log_without_values(
     """
     No log contains a value of the sequence, which may have many digits.
     """
-    with Daemon(tmp_path, "--access-log", "-", "--standby", "0") as daemon:
+    with Daemon(tmp_path, "--access-log", "-", command=WORKER) as daemon:
         for _ in range(100):
             answer = value(daemon, "/next")
     log = daemon.log.read_bytes()
@@ -173,23 +168,13 @@ def refused(path: Path, *options: str, status: int = 1, command: str = "pexservi
     return line
 
 
-@pytest.mark.parametrize(
-    ("command", "option", "message"),
-    [
-        ("pexservice", "--token-file", "the token file missing/file: No such file"),
-        (WORKER, "--access-log", "the access log missing/file: No such file"),
-    ],
-)
-def test_file_that_cannot_be_opened_is_named_in_one_line(
-    tmp_path: Path, command: str, option: str, message: str
-) -> None:
+def test_file_that_cannot_be_opened_is_named_in_one_line(tmp_path: Path) -> None:
     """
     The service creates no file.
     """
-    options = ("--listen", LOOPBACK, option, "missing/file")
-    line = refused(tmp_path, *options, status=64, command=command)
-    assert line.startswith(("pexservice: ", f"{command}: "))
-    assert message in line
+    options = ("--listen", LOOPBACK, "--access-log", "missing/file")
+    line = refused(tmp_path, *options, status=64)
+    assert line.startswith("pexservice: the access log missing/file: No such file")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -234,24 +219,19 @@ def test_damaged_store_ends_with_status_78_and_stays_unchanged(tmp_path: Path) -
     data = tmp_path / STORE / DATA_FILE
     data.write_bytes(data.read_bytes()[:8192])
     before = data.read_bytes()
-    line = refused(tmp_path, "--listen", LOOPBACK, status=78)
+    line = refused(tmp_path, "--listen", LOOPBACK, status=78, command=WORKER)
     assert line.startswith(f"pexservice: the store {tmp_path}/{STORE} is damaged: ")
     assert data.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("command", "address"),
-    [("pexservice", "systemd:all"), (WORKER, "systemd:domain=INET:index=0")],
-)
-def test_socket_from_systemd_is_served_and_left_open(
-    tmp_path: Path, command: str, address: str
-) -> None:
+def test_socket_from_systemd_is_served_and_left_open(tmp_path: Path) -> None:
     """
     C{pexctl status --process} finds the socket, although no option contains its address.
     """
+    options = ("--listen", "systemd:domain=INET:index=0", "--standby", "0")
     with socket.create_server(("127.0.0.1", 0)) as server:
-        started = twistd("-n", "--pidfile=", command, "--listen", address)
-        with inheriting_command(server, started, tmp_path) as process:
+        command = twistd("-n", "--pidfile=", "pexservice", *options)
+        with inheriting_command(server, command, tmp_path) as process:
             with socket.create_connection(
                 server.getsockname(), TIMEOUT_SECONDS
             ) as connection:
@@ -262,9 +242,8 @@ def test_socket_from_systemd_is_served_and_left_open(
                     if select.select([connection], [], [], 0.1)[0]:
                         break
                 assert read_all(connection).endswith(b"\r\n\r\n1\n")
-            if command == "pexservice":
-                status = pexctl(tmp_path, "status", "--process", str(process.pid))
-                assert status[1].startswith("ready: revision 1, position 1")
+            status = pexctl(tmp_path, "status", "--process", str(process.pid))
+            assert status[1].startswith("ready: revision 1, position 1")
             process.terminate()
             assert process.wait(TIMEOUT_SECONDS) in (0, -signal.SIGTERM)
         # A client that connects now waits for the next service.
