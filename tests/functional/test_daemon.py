@@ -5,7 +5,6 @@ Start and stop the service, and check the messages of starts that fail.
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import stat
@@ -23,7 +22,6 @@ from tests.support.daemon import (
     Daemon,
     background,
     exchange_on_unix_socket,
-    inheriting_command,
     poll_attempts,
     read_all,
     read_response,
@@ -230,22 +228,10 @@ def test_socket_from_systemd_is_served_and_left_open(tmp_path: Path) -> None:
     """
     options = ("--listen", "systemd:domain=INET:index=0", "--standby", "0")
     with socket.create_server(("127.0.0.1", 0)) as server:
-        command = twistd("-n", "--pidfile=", "pexservice", *options)
-        with inheriting_command(server, command, tmp_path) as process:
-            with socket.create_connection(
-                server.getsockname(), TIMEOUT_SECONDS
-            ) as connection:
-                connection.sendall(b"POST /next HTTP/1.0\r\n\r\n")
-                # No other process accepts connections on this socket.
-                for _ in poll_attempts():
-                    assert process.poll() is None, (tmp_path / "log").read_text()
-                    if select.select([connection], [], [], 0.1)[0]:
-                        break
-                assert read_all(connection).endswith(b"\r\n\r\n1\n")
-            status = pexctl(tmp_path, "status", "--process", str(process.pid))
+        with Daemon(tmp_path, *options, inherited=server) as daemon:
+            assert daemon.step() == 1
+            status = pexctl(tmp_path, "status", "--process", str(daemon.process.pid))
             assert status[1].startswith("ready: revision 1, position 1")
-            process.terminate()
-            assert process.wait(TIMEOUT_SECONDS) in (0, -signal.SIGTERM)
         # A client that connects now waits for the next service.
         socket.create_connection(server.getsockname(), TIMEOUT_SECONDS).close()
 

@@ -64,12 +64,16 @@ def test_kills_under_load_lose_no_step_and_refuse_no_connection(
 
 def test_clients_only_wait_when_workers_die_or_hang(tmp_path: Path) -> None:
     """
+    The next worker knows the keys of a killed one.
+
     A hanging worker is gone before its successor is active, so it cannot write any more.
     """
     with Daemon(tmp_path, "--watchdog", "2") as daemon:
         daemon.until_up()
-        before = daemon.step()
+        key = {"Idempotency-Key": "k"}
+        before = daemon.step(headers=key)
         daemon.kill_workers()
+        assert daemon.step(headers=key) == before
         assert daemon.step() == before + 1
         daemon.until_logged("serves", 2)
         daemon.until_logged("stands by", 2)

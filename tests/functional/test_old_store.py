@@ -8,8 +8,6 @@ import shutil
 from http.client import HTTPResponse
 from pathlib import Path
 
-import pytest
-
 from pexservice.stores.lmdb.pages import check_pages
 from tests.support.daemon import WORKER, Daemon
 from tests.support.forms import amount
@@ -35,13 +33,6 @@ KEYS = {
 }
 
 
-#: A unit test opens a store without its witness.
-PLACES = amount(
-    short=["with its witness", "a backup made today"],
-    long=["with its witness", "data.mdb alone", "a backup made today"],
-)
-
-
 def assert_state(answer: HTTPResponse, body: bytes, revision: int, position: int) -> None:
     assert answer.status == 200
     assert answer.headers["Pex-Revision"] == str(revision)
@@ -49,36 +40,21 @@ def assert_state(answer: HTTPResponse, body: bytes, revision: int, position: int
     assert int(body) == fibonacci(position)[0]
 
 
-@pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """
-    Provide a directory that contains the store.
-    """
-    old = tmp_path / "old"
-    old.mkdir(mode=0o700)
-    shutil.copy(RELEASE_STORE / "data.mdb", old)
-    if request.param != "data.mdb alone":
-        shutil.copy(RELEASE_STORE / "newest", old)
-    place = tmp_path / "place"
-    place.mkdir()
-    if request.param == "a backup made today":
-        assert pexctl(tmp_path, "backup", "old", f"place/{STORE}")[0] == 0
-    else:
-        old.rename(place / STORE)
-    return place
-
-
-def test_cursor_history_and_keys_are_as_they_were(place: Path) -> None:
+def test_cursor_history_and_keys_are_as_they_were(tmp_path: Path) -> None:
     """
     The service continues from the stored state, and again after a restart.
 
     A repeated key gets its earlier response, or 422 on another path.  C{pexctl verify}
-    finds no damage before and after.
+    finds no damage in a backup that is made before, and in the store afterwards.
     """
-    status, output = pexctl(place, "verify", STORE)
+    (tmp_path / STORE).mkdir(mode=0o700)
+    for name in ("data.mdb", "newest"):
+        shutil.copy(RELEASE_STORE / name, tmp_path / STORE)
+    assert pexctl(tmp_path, "backup", STORE, "backup")[0] == 0
+    status, output = pexctl(tmp_path, "verify", "backup")
     assert status == 0
-    assert f"{STORE} is whole: revision {REVISION}, position {POSITION}, " in output
-    with Daemon(place, *JOURNAL, command=WORKER) as daemon:
+    assert f"backup is whole: revision {REVISION}, position {POSITION}, " in output
+    with Daemon(tmp_path, *JOURNAL, command=WORKER) as daemon:
         assert_state(*daemon.request("/current"), REVISION, POSITION)
         expected = (RELEASE_STORE / "history.txt").read_bytes()
         assert daemon.request("/history?limit=1000")[1] == expected
@@ -91,12 +67,12 @@ def test_cursor_history_and_keys_are_as_they_were(place: Path) -> None:
         answer, body = daemon.request("/next", "POST", {"Idempotency-Key": "key-41"})
         assert "Idempotency-Replayed" not in answer.headers
         assert_state(answer, body, REVISION + 1, POSITION + 1)
-    with Daemon(place, *JOURNAL, command=WORKER) as daemon:
+    with Daemon(tmp_path, *JOURNAL, command=WORKER) as daemon:
         assert_state(*daemon.request("/previous", "POST"), REVISION + 2, POSITION)
         assert daemon.step("next", {"Idempotency-Key": "key-41"}) == REVISION + 1
         history = daemon.request("/history?limit=1000")[1].splitlines()
         assert history[2:] == expected.splitlines()[:498]
-    assert pexctl(place, "verify", STORE)[0] == 0
+    assert pexctl(tmp_path, "verify", STORE)[0] == 0
 
 
 def test_page_check_accepts_the_file_as_another_lmdb_wrote_it() -> None:

@@ -157,5 +157,7 @@ def test_reload_of_a_missing_process_differs_from_a_failed_reload() -> None:
     ) as other:
         message = f"pexctl: process {other.pid} is no pexservice that has started"
         assert reload(other.pid) == (69, message)
+        status = pexctl(Path(), "status", "--process", str(other.pid))
+        assert status == (69, message)
         assert other.poll() is None
     assert reload(other.pid) == (69, f"pexctl: there is no process {other.pid}")

@@ -23,7 +23,6 @@ from tests.support.daemon import (
     Daemon,
     children,
     exchange_on_unix_socket,
-    inheriting_command,
     poll_attempts,
     running_command,
     twistd,
@@ -156,9 +155,7 @@ MOUNTS = {
 
 
 @pytest.mark.needs("root", "namespaces", "mount")
-@pytest.mark.parametrize(
-    "kind", amount(short=["hidden by an empty disk"], long=[*MOUNTS])
-)
+@pytest.mark.parametrize("kind", amount(short=["hidden by an empty disk"], long=[*MOUNTS]))
 def test_changed_mount_makes_no_worker_create_or_serve_another_store(
     tmp_path: Path, kind: str
 ) -> None:
@@ -229,12 +226,15 @@ def test_takeover_uses_the_tls_files_that_the_standby_has_read(tmp_path: Path) -
     """
     An incomplete certificate does not end the service: the standby has read the old one.
 
-    The supervisor starts further workers until the certificate is complete.
+    The supervisor starts further workers until the certificate is complete.  C{pexctl
+    status --process} asks by HTTPS, whatever name the certificate has.
     """
-    options, _ = certified(tmp_path)
+    options, _ = certified(tmp_path, "pex.example.org")
     certificate = Path(options[1])
-    with Daemon(tmp_path, *options) as daemon:
+    with Daemon(tmp_path, *options, "--listen", "tcp:0:interface=0.0.0.0") as daemon:
         daemon.until_up()
+        status = pexctl(tmp_path, "status", "--process", str(daemon.process.pid))
+        assert status[1].startswith("ready: revision 0, position 0")
         whole = certificate.read_bytes()
         certificate.write_bytes(b"")
         daemon.kill_active_worker()
@@ -259,17 +259,13 @@ def test_abstract_socket_of_systemd_is_served(tmp_path: Path) -> None:
         listening.bind(name)
         listening.listen()
         options = ("--listen", "systemd:all", "--standby", "0")
-        command = twistd("-n", "--pidfile=", "pexservice", *options)
-        with inheriting_command(listening, command, tmp_path) as process:
+        with Daemon(tmp_path, *options, inherited=listening) as daemon:
             for revision in (1, 2):
                 response = exchange_on_unix_socket(name, b"POST /next HTTP/1.0\r\n\r\n")
                 assert b"\r\nPex-Revision: %d\r\n" % revision in response
                 if revision == 1:
-                    for pid in children(process.pid):
-                        os.kill(pid, signal.SIGKILL)
-            process.terminate()
-            assert process.wait(TIMEOUT_SECONDS) in (0, -signal.SIGTERM)
-        assert "Traceback" not in (tmp_path / "log").read_text()
+                    daemon.kill_workers()
+    assert "Traceback" not in daemon.log.read_text()
 
 
 def test_store_taken_by_another_service_is_named(tmp_path: Path) -> None:
@@ -330,16 +326,7 @@ def test_reader_of_the_log_that_stops_reading_stops_no_request(tmp_path: Path) -
 
 
 def test_log_goes_to_standard_error_if_standard_output_is_closed(tmp_path: Path) -> None:
-    options = ("--listen", LOOPBACK, "--standby", "0")
-    command = twistd("-n", "--pidfile=", "pexservice", *options)
-    closed = ["/bin/bash", "-c", 'exec "$@" >&-', "bash", *command]
-    with (
-        (tmp_path / "log").open("wb") as log,
-        running_command(closed, cwd=tmp_path, stderr=log) as process,
-    ):
-        wait_until(
-            lambda: "the cursor is at" in (tmp_path / "log").read_text(), "it serves"
-        )
-        process.terminate()
-        assert process.wait(TIMEOUT_SECONDS) in (0, -signal.SIGTERM)
-        assert "Traceback" not in (tmp_path / "log").read_text()
+    closed = ("/bin/bash", "-c", 'exec "$@" >&-', "bash")
+    with Daemon(tmp_path, "--standby", "0", wrapper=closed) as daemon:
+        assert daemon.step() == 1
+    assert "Traceback" not in daemon.log.read_text()

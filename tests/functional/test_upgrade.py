@@ -44,16 +44,21 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from tests.support.clients import Client
-from tests.support.daemon import TIMEOUT_SECONDS, Daemon, poll_attempts, wait_until_gone
+from tests.support.daemon import (
+    TIMEOUT_SECONDS,
+    WORKER,
+    Daemon,
+    poll_attempts,
+    wait_until,
+)
 from tests.support.forms import amount
-from tests.support.installation import Installation, release_installed
+from tests.support.installation import Installation
 from tests.support.loads import kept, load, surprises, until_acknowledged
 from tests.unit.test_metrics import samples
 
@@ -77,28 +82,23 @@ def installation(tmp_path: Path) -> Installation:
     """
     Provide an installation of the last release.
     """
-    return release_installed(tmp_path / "installed")
+    installation = Installation(tmp_path / "installed")
+    installation.install_release()
+    return installation
 
 
 @contextmanager
-def service(tmp_path: Path, installation: Installation) -> Iterator[Daemon]:
+def service(tmp_path: Path, installation: Installation, *more: str) -> Iterator[Daemon]:
     """
-    Run the installed service until it has an active worker and a standby.
+    Run the installed service.
     """
     (tmp_path / "run").mkdir()
-    options = ("--journal", "10000000", "--watchdog", WATCHDOG)
+    options = ("--journal", "10000000", "--watchdog", WATCHDOG, *more)
     with Daemon(tmp_path / "run", *options, python=installation.python) as daemon:
-        daemon.until_up()
         yield daemon
     log = daemon.log.read_text()
     assert "Traceback" not in log
     assert "silent" not in log
-
-
-@pytest.fixture
-def daemon(tmp_path: Path, installation: Installation) -> Iterator[Daemon]:
-    with service(tmp_path, installation) as daemon:
-        yield daemon
 
 
 @pytest.fixture
@@ -132,16 +132,6 @@ def new_workers(daemon: Daemon) -> set[str]:
     return set(re.findall(rf"(worker-\d+) \w+: {MARK}", daemon.log.read_text()))
 
 
-def until_new(daemon: Daemon) -> None:
-    """
-    Wait until a worker with the new code is active.
-    """
-    for _ in poll_attempts():
-        if daemon.active_worker()[0] in new_workers(daemon):
-            return
-    raise AssertionError(daemon.log.read_text())
-
-
 def scraped(daemon: Daemon, **expected: float) -> None:
     """
     Wait until C{/metrics} has the expected values, which come from the supervisor.
@@ -158,50 +148,40 @@ def scraped(daemon: Daemon, **expected: float) -> None:
         assert values[f"pexservice_worker_restarts_total,reason={reason}"] == 0
 
 
-def none_was_cut_off(daemon: Daemon, clients: Sequence[Client]) -> None:
-    """
-    Check that no step is lost, no connection refused, and none ended without a response.
-    """
-    assert kept(daemon, clients) == sum(len(client.acknowledged) for client in clients)
-    assert surprises(clients) == []
-    assert [client.broken for client in clients] == [0] * len(clients)
-
-
 def test_reload_brings_the_new_code_and_no_client_notices(
-    systemd: Callable[[], list[str]], daemon: Daemon, installation: Installation
+    tmp_path: Path, systemd: Callable[[], list[str]], installation: Installation
 ) -> None:
     """
-    The new workers send heartbeats, also for systemd, and know the supervisor's counters.
+    The new worker sends heartbeats, also for systemd, and knows the supervisor's counters.
 
-    They can be reloaded again.  They end with their supervisor, and leave the store to the
-    next service.
+    It ends with its supervisor, and leaves the store to the next service.
     """
-    with load(daemon, CLIENTS) as clients:
-        until_acknowledged(clients, MORE)
-        installation.upgrade(FIRST_LINE)
-        daemon.reload()
-        until_new(daemon)
-        until_acknowledged(clients, MORE)
-    none_was_cut_off(daemon, clients)
-    assert len(new_workers(daemon)) == 2
-    heard = [systemd(), systemd()]
-    assert any("WATCHDOG=1" in message for message in heard)
-    scraped(daemon, standby_workers=1, standby_workers_wanted=1, failovers_total=0)
-    values = samples(daemon.request("/metrics")[1])
-    assert values["pexservice_worker_restarts_total,reason=replaced"] == 2
-    daemon.reload()
-    workers = daemon.workers()
-    assert len(workers) == 2
-    revision = daemon.step()
-    daemon.kill_supervisor()
-    wait_until_gone(*workers)
-    options = ("--standby", "0")
-    with Daemon(daemon.path, *options, python=installation.python) as following:
+    with service(tmp_path, installation, "--standby", "0") as daemon:
+        with load(daemon, CLIENTS) as clients:
+            until_acknowledged(clients, MORE)
+            installation.upgrade(FIRST_LINE)
+            daemon.reload()
+            (new_worker,) = new_workers(daemon)
+            wait_until(lambda: daemon.active_worker()[0] == new_worker, "it serves")
+            until_acknowledged(clients, MORE)
+        # No step is lost, no connection refused, and none ended without a response.
+        assert kept(daemon, clients) == sum(len(client.acknowledged) for client in clients)
+        assert surprises(clients) == []
+        assert [client.broken for client in clients] == [0] * len(clients)
+        heard = [systemd(), systemd()]
+        assert any("WATCHDOG=1" in message for message in heard)
+        scraped(daemon, standby_workers=0, standby_workers_wanted=0, failovers_total=0)
+        values = samples(daemon.request("/metrics")[1])
+        assert values["pexservice_worker_restarts_total,reason=replaced"] == 1
+        revision = daemon.step()
+    assert "SIGKILL" not in daemon.log.read_text()
+    python = installation.python
+    with Daemon(daemon.path, command=WORKER, python=python) as following:
         assert following.step() == revision + 1
 
 
 def test_killed_workers_are_replaced_by_new_ones_and_no_step_is_lost(
-    daemon: Daemon, installation: Installation
+    tmp_path: Path, installation: Installation
 ) -> None:
     """
     After the first kill, the standby of the release takes over: it has all its modules.
@@ -209,25 +189,27 @@ def test_killed_workers_are_replaced_by_new_ones_and_no_step_is_lost(
     The other standbys have the new version.  At last the store is damaged, and the
     supervisor ends with the status of the new worker that finds the damage.
     """
-    with load(daemon, CLIENTS) as clients:
-        until_acknowledged(clients, MORE)
-        installation.upgrade(FIRST_LINE)
-        for kills in range(1, KILLS + 1):
-            name, _ = daemon.active_worker()
-            daemon.kill_active_worker()
-            daemon.until_logged("serves", 1 + kills)
-            daemon.until_logged("stands by", 1 + kills)
+    with service(tmp_path, installation) as daemon:
+        daemon.until_up()
+        with load(daemon, CLIENTS) as clients:
             until_acknowledged(clients, MORE)
-            active = daemon.active_worker()[0]
-            assert active != name
-            assert (active in new_workers(daemon)) == (kills > 1)
-    kept(daemon, clients)
-    assert surprises(clients) == []
-    assert daemon.log.read_text().count(MARK) == KILLS
-    scraped(daemon, standby_workers=1, failovers_total=KILLS)
-    os.truncate(daemon.path / "pexservice-data" / "data.mdb", 8192)
-    daemon.kill_active_worker()
-    assert daemon.wait() == 78
+            installation.upgrade(FIRST_LINE)
+            for kills in range(1, KILLS + 1):
+                name, _ = daemon.active_worker()
+                daemon.kill_active_worker()
+                daemon.until_logged("serves", 1 + kills)
+                daemon.until_logged("stands by", 1 + kills)
+                until_acknowledged(clients, MORE)
+                active = daemon.active_worker()[0]
+                assert active != name
+                assert (active in new_workers(daemon)) == (kills > 1)
+        kept(daemon, clients)
+        assert surprises(clients) == []
+        assert daemon.log.read_text().count(MARK) == KILLS
+        scraped(daemon, standby_workers=1, failovers_total=KILLS)
+        os.truncate(daemon.path / "pexservice-data" / "data.mdb", 8192)
+        daemon.kill_active_worker()
+        assert daemon.wait() == 78
 
 
 def test_todays_standby_takes_over_when_its_files_are_gone(
@@ -238,6 +220,7 @@ def test_todays_standby_takes_over_when_its_files_are_gone(
     """
     installation.upgrade()
     with service(tmp_path, installation) as daemon:
+        daemon.until_up()
         package = installation.site / "pexservice"
         aside = installation.site / "aside"
         package.rename(aside)

@@ -29,6 +29,14 @@ WORKER = "pexservice-worker"
 #: The event loops that a worker runs on: by default, and where uvloop is not installed.
 REACTORS = ("uvloop", "asyncio")
 
+#: Gives descriptor 3 to a command, as systemd does.  C{LISTEN_PID} must be the id of the
+#: process itself, so the process sets it.
+_INHERIT = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ.update(LISTEN_FDS='1',"
+    " LISTEN_FDNAMES='pexservice.socket', LISTEN_PID=str(os.getpid()));"
+    " os.execv(sys.argv[2], sys.argv[2:])"
+)
+
 
 def twistd(*arguments: str, python: str = sys.executable) -> list[str]:
     """
@@ -62,6 +70,7 @@ class Daemon:
         reactor: str = "asyncio",
         python: str = sys.executable,
         wrapper: Sequence[str] = (),
+        inherited: socket.socket | None = None,
     ) -> None:
         """
         Start the service, and wait until a worker has opened the store.
@@ -69,6 +78,7 @@ class Daemon:
         @param reactor: the reactor of C{pexservice-worker}.  A supervisor chooses the
             reactor of its workers itself.
         @param wrapper: a command that executes the service's command in its own process.
+        @param inherited: a socket that the service inherits, as from systemd.
         """
         self.path = path
         self.log = path / "log"
@@ -79,6 +89,8 @@ class Daemon:
             # On a busy machine a worker may stand still for longer than the default of 5
             # seconds.
             options = ("--watchdog", str(TIMEOUT_SECONDS), *options)
+        if inherited is not None:
+            wrapper = (sys.executable, "-c", _INHERIT, str(inherited.fileno()))
         with self.log.open("ab") as log:
             # An earlier daemon may have written to the same file.
             self._log_start = log.tell()
@@ -88,6 +100,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                pass_fds=() if inherited is None else (inherited.fileno(),),
             )
         try:
             start_log = self.wait_for_log(r"the cursor is at", self._log_start)
@@ -428,36 +441,6 @@ def running_command(
         process.kill()
         process.wait()
         wait_until_gone(*workers)
-
-
-#: Gives descriptor 3 to a command, as systemd does.  C{LISTEN_PID} must be the id of the
-#: process itself, so the process sets it.
-_INHERIT = (
-    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ.update(LISTEN_FDS='1',"
-    " LISTEN_FDNAMES='pexservice.socket', LISTEN_PID=str(os.getpid()));"
-    " os.execv(sys.argv[2], sys.argv[2:])"
-)
-
-
-@contextmanager
-def inheriting_command(
-    listening: socket.socket, command: Sequence[str], path: Path
-) -> Iterator[subprocess.Popen[bytes]]:
-    """
-    Run a command in C{path} that inherits a socket, with its output in the file C{log}.
-    """
-    descriptor = listening.fileno()
-    with (
-        (path / "log").open("wb") as log,
-        running_command(
-            [sys.executable, "-c", _INHERIT, str(descriptor), *command],
-            cwd=path,
-            pass_fds=(descriptor,),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        ) as process,
-    ):
-        yield process
 
 
 @contextmanager

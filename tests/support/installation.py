@@ -108,15 +108,6 @@ class Installation:
         compileall.compile_dir(self._package, quiet=1)
 
 
-def release_installed(path: Path) -> Installation:
-    """
-    Install the last release in the directory C{path}, and return the installation.
-    """
-    installation = Installation(path)
-    installation.install_release()
-    return installation
-
-
 def _origin(module: str) -> Path:
     spec = find_spec(module)
     assert spec is not None
