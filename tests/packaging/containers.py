@@ -194,12 +194,6 @@ class Container:
                 return log
         raise AssertionError(f"no {pattern!r} in the log:\n{log}")
 
-    def until_ended(self) -> int:
-        """
-        Wait until the container ends by itself, and return its exit status.
-        """
-        return int(self.podman("wait", self.name))
-
     def stop(self) -> int:
         """
         Stop the container as Docker does: SIGTERM, and SIGKILL after 10 seconds.

@@ -36,16 +36,6 @@ def killed_worker() -> None:
     assert unit_property("NRestarts") == restarts
 
 
-def stopped_worker() -> None:
-    """
-    Stop the active worker: the watchdog must replace it after 5 seconds.
-    """
-    with load():
-        worker = serving()
-        os.kill(worker, signal.SIGSTOP)
-        until_another_serves(worker)
-
-
 def killed_supervisor() -> None:
     """
     Kill the supervisor: systemd must start another one.
@@ -63,7 +53,7 @@ def killed_supervisor() -> None:
 
 
 def main() -> None:
-    run_scenarios(killed_worker, stopped_worker, killed_supervisor)
+    run_scenarios(killed_worker, killed_supervisor)
 
 
 if __name__ == "__main__":

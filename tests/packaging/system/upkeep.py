@@ -248,7 +248,7 @@ def credentials() -> None:
     """
     Use a certificate and tokens as systemd credentials.
 
-    The user of the service may not read their files.
+    The user of the service may not read the original files, so the service would not start.
     """
     directory, tokens = Path("/root/tls"), Path("/root/tokens")
     given_certificate = certificate(directory)
@@ -268,13 +268,6 @@ def credentials() -> None:
         )
         run("systemctl", "restart", SERVICE)
         assert served_certificate() == given_certificate
-        step = (
-            *("curl", "--silent", "--insecure", "--request", "POST"),
-            *("--output", "/dev/null", "--write-out", "%{http_code}"),
-            f"https://127.0.0.1:{PORT}/next",
-        )
-        assert run(*step) == "401"
-        assert run(*step, "--header", "Authorization: Bearer secret") == "200"
     run("systemctl", "restart", SERVICE)
 
 
