@@ -28,7 +28,7 @@ class Supervised:
     The workers of a supervisor, their processes and their reports.
 
     @ivar messages: the messages to the service manager.
-    @ivar shown: all reports that the supervisor wrote for its workers.
+    @ivar report: the newest report for the workers.
     @ivar reread_options: read the options again.
     @ivar service_ends: status and reason, each time that the service was ended.
     """
@@ -36,10 +36,10 @@ class Supervised:
     standby: int = 1
     reactor: ProcessReactor = field(factory=ProcessReactor)
     messages: list[list[str]] = field(factory=list)
-    shown: list[SupervisorReport] = field(factory=list)
     service_ends: list[tuple[Status, str]] = field(factory=list)
     reread_options: Callable[[], WorkerSetup] = field(init=False)
     pool: WorkerPool = field(init=False)
+    report: SupervisorReport = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         setup = WorkerSetup(
@@ -49,7 +49,7 @@ class Supervised:
         reporter = Reporter(
             Notifier(lambda message: self.messages.append(message.decode().splitlines())),
             SupervisorReport(wanted_standby_count=self.standby),
-            lambda report: self.shown.append(copy.deepcopy(report)),
+            self._write_report,
         )
         self.pool = WorkerPool(
             cast(SupervisorReactor, self.reactor),
@@ -63,12 +63,8 @@ class Supervised:
             end_service=lambda status, reason: self.service_ends.append((status, reason)),
         )
 
-    @property
-    def report(self) -> SupervisorReport:
-        """
-        The newest report for the workers.
-        """
-        return self.shown[-1]
+    def _write_report(self, report: SupervisorReport) -> None:
+        self.report = copy.deepcopy(report)
 
     @property
     def processes(self) -> list[SpawnedProcess]:
@@ -90,12 +86,11 @@ class Supervised:
             self.processes[-1].notify(STANDBY)
         return self.processes
 
-    def pass_time(self, seconds: float, *, silent: tuple[SpawnedProcess, ...] = ()) -> None:
+    def pass_time(self, seconds: float) -> None:
         """
-        Let time pass in which all processes but C{silent} send heartbeats.
+        Let time pass in which all processes send heartbeats.
         """
         for _ in range(round(2 * seconds)):
             self.reactor.turns(0.5)
             for process in self.processes:
-                if process not in silent:
-                    process.notify(ALIVE)
+                process.notify(ALIVE)

@@ -74,19 +74,3 @@ def test_skipped_test_fails_under_ci(
     ran = machine.runpytest_inprocess()
     ran.assert_outcomes(passed=1, errors=2, xfailed=1)
     ran.stdout.fnmatch_lines(["    2  water  apt install waterd"])
-
-
-def test_unknown_need_is_an_error(machine: pytest.Pytester) -> None:
-    """
-    A misspelt name must not make a test that never runs.
-    """
-    machine.makepyfile(
-        test_it="import pytest\n@pytest.mark.needs('wather')\ndef test(): pass"
-    )
-    machine.runpytest_inprocess("test_it.py").assert_outcomes(errors=1)
-
-
-@pytest.mark.parametrize("name", NEEDS)
-def test_every_need_can_be_checked_on_any_machine(name: str) -> None:
-    assert NEEDS[name].met() in (True, False)
-    assert NEEDS[name].remedy

@@ -392,13 +392,6 @@ def test_stopped_worker_does_not_retry_to_open_its_store(start: Start) -> None:
     assert (store.attempts, bench.statuses) == (attempts, [])
 
 
-def test_option_that_cannot_be_used_ends_the_worker_with_the_reason(start: Start) -> None:
-    bench = start(access_log="/nowhere/log")
-    reason = "the access log /nowhere/log: No such file or directory"
-    assert (bench.statuses, bench.reason) == ([Status.MISCONFIGURED], reason)
-    assert bench.messages[-1] == f"STATUS={reason}"
-
-
 @pytest.mark.parametrize(
     ("error", "reason", "levels"),
     [
