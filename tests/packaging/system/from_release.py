@@ -37,13 +37,6 @@ def installed_version() -> str:
     return run("dpkg-query", "--show", "-f", "${Version}", "pexservice")
 
 
-def replaced() -> int:
-    """
-    Return how often the present supervisor has replaced its workers.
-    """
-    return service_log().count("the workers are replaced")
-
-
 def main(package: str) -> None:
     assert installed_version() == RELEASE
     supervisor_pid = supervisor()
@@ -55,7 +48,7 @@ def main(package: str) -> None:
         assert installed_version() != RELEASE
         assert supervisor() == supervisor_pid
         run("systemctl", "reload", SERVICE)
-        wait_until(lambda: replaced() == 1, "the workers are replaced")
+        wait_until(lambda: "the workers are replaced" in service_log(), "the reload ends")
         worker = until_another_serves(worker)
     assert supervisor() == supervisor_pid
 

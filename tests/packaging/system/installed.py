@@ -94,10 +94,6 @@ def run_scenarios(*scenarios: Callable[[], object]) -> None:
         scenario()
 
 
-def until_inactive(unit: str = SOCKET) -> None:
-    wait_until(lambda: unit_property("ActiveState", unit) == "inactive", "it is inactive")
-
-
 def supervisor() -> int:
     """
     Return the process id of the supervisor, or 0 if there is none.

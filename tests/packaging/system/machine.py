@@ -67,12 +67,10 @@ class Machine:
             assert self._process.poll() is None, self._console.read_text()
             for pid in children(self._process.pid):
                 self._leader = pid
-                if self._state() == "running":
+                state = self.attempt("systemctl", "is-system-running", "--wait")
+                if state.stdout == "running\n":
                     return
         raise AssertionError(self._console.read_text())
-
-    def _state(self) -> str:
-        return self.attempt("systemctl", "is-system-running", "--wait").stdout.strip()
 
     def attempt(self, *command: str) -> subprocess.CompletedProcess[str]:
         """

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from tests.packaging.system.installed import (
     CONFIG,
-    DEFAULTS,
     PORT,
     SERVICE,
     SOCKET,
@@ -32,7 +31,6 @@ from tests.packaging.system.installed import (
     run_scenarios,
     undisturbed_load,
     unit_property,
-    until_inactive,
 )
 from tests.packaging.system.wrong import connection_outcome
 from tests.support.daemon import TIMEOUT_SECONDS, wait_until
@@ -132,8 +130,6 @@ def count(path: Path) -> int:
 def two_sockets() -> None:
     """
     Give the socket unit two addresses, which must both respond.
-
-    A datagram socket must be refused with a reason.
     """
     with moved_socket(f"[Socket]\nListenStream=127.0.0.1:{SECOND_PORT}\n"):
         # More often than systemd's default limit of starts.
@@ -142,15 +138,6 @@ def two_sockets() -> None:
         for port in (PORT, SECOND_PORT):
             url = f"http://127.0.0.1:{port}/livez"
             assert run("curl", "--silent", "--max-time", "20", url) == "ok\n"
-    with drop_in(f"[Socket]\nListenDatagram=127.0.0.1:{SECOND_PORT}\n", SOCKET):
-        run("systemctl", "stop", SERVICE)
-        # The socket closes when the service has ended, and must be opened again.
-        until_inactive()
-        run("systemctl", "start", SERVICE, status=1)
-        assert "ListenStream= only" in unit_property("StatusText")
-    run("systemctl", "reset-failed", SERVICE, SOCKET)
-    run("systemctl", "start", SERVICE)
-    assert ask("/livez")[0].status == 200
 
 
 def stays_stopped() -> None:
@@ -162,7 +149,7 @@ def stays_stopped() -> None:
     assert unit_property("Result") == "success"
     # This must not be the text of the running service.
     assert unit_property("StatusText") == "stopped"
-    until_inactive()
+    wait_until(lambda: unit_property("ActiveState", SOCKET) == "inactive", "it is closed")
     for _ in range(20):
         assert connection_outcome() == "Connection refused"
     for unit in (SERVICE, SOCKET):
@@ -192,22 +179,6 @@ def served_certificate() -> str:
     Return the certificate that a client gets.
     """
     return ssl.get_server_certificate(("127.0.0.1", PORT), timeout=TIMEOUT_SECONDS)
-
-
-def options() -> None:
-    """
-    Set options in the file that was used before there was a configuration file.
-
-    The service must read them at its start, and they must override the configuration file.
-    Clients must notice only a pause of each restart.
-    """
-    DEFAULTS.write_text('PEXSERVICE_OPTIONS="--journal 3 --standby 0"\n')
-    with undisturbed_load():
-        run("systemctl", "restart", SERVICE)
-    assert len(ask("/history")[1].splitlines()) == 3
-    DEFAULTS.unlink()
-    with undisturbed_load():
-        run("systemctl", "restart", SERVICE)
 
 
 def tls() -> None:
@@ -387,7 +358,7 @@ def long_verification() -> None:
 def main() -> None:
     run_scenarios(
         *(lines, access_log, access_log_in_the_journal, two_sockets, stays_stopped),
-        *(options, tls, credentials, backups, moved_store, behind_nginx, long_verification),
+        *(tls, credentials, backups, moved_store, behind_nginx, long_verification),
     )
 
 

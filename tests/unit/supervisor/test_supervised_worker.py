@@ -7,7 +7,6 @@ from __future__ import annotations
 import signal
 
 import pytest
-from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
 from pexservice.process.sd_notify import ALIVE, READY, STANDBY, STOPPING
@@ -169,10 +168,6 @@ def test_process_that_cannot_be_spawned_is_tried_again(
     supervised.reactor.spawn_error = None
     supervised.reactor.turns(5.0)
     assert len(supervised.processes) == 1
-    supervised.reactor.spawn_error = error
-    supervised.processes[0].end(by=signal.SIGKILL)
-    supervised.reactor.turns(1.0)
-    assert Deferred.fromCoroutine(supervised.pool.stop()).called
 
 
 def test_silent_worker_gets_sigabrt_then_sigkill(
