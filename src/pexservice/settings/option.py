@@ -69,7 +69,9 @@ class Option:
         """
         Declare an attribute of a settings class as this option.
         """
-        return attrs.field(default=default, metadata={_METADATA_KEY: self})
+        converter = tuple if self.repeatable else None
+        metadata = {_METADATA_KEY: self}
+        return attrs.field(default=default, converter=converter, metadata=metadata)
 
     @property
     def name(self) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 
 import attrs
 import pytest
-from twisted.python import usage
 
 from pexservice.cli.twistd import (
     CommonOptions,
@@ -97,7 +96,7 @@ def test_options_that_a_supervisor_passes_are_for_workers_only() -> None:
     ("words", "wrong"),
     [
         (["--rate-limt", "1"], "no option --rate-limt (did you mean --rate-limit?)"),
-        (["--rate-limit"], "--rate-limit requires a value: --rate-limit N"),
+        (["--rate-limit"], "--rate-limit expected one argument;"),
         (["--zzz"], "there is no option --zzz;"),
         (["-p", "8082"], "option -p (did you mean --listen tcp:PORT:interface=ADDRESS?)"),
         (["--port", "8082"], "--port (did you mean --listen tcp:PORT:interface=ADDRESS?)"),
@@ -244,8 +243,7 @@ def test_wrong_option_has_its_own_status_in_the_foreground(
     The start of a daemon has one status for all errors.
     """
     options = WorkerOptions()
-    options.parent = usage.Options()
-    options.parent["nodaemon"] = foreground
+    options.parent = {"nodaemon": foreground}
     with pytest.raises(SystemExit) as raised:
         options.parseOptions(["--journal", "0"])
     assert raised.value.code == status
