@@ -36,6 +36,7 @@ from pexservice.web.operations import RequestChecker
 from tests.support.fake_etcd import FakeGateway
 from tests.support.fakes import MemoryStore, Turns, now
 
+_STATUS = re.compile(rb"(?m)^HTTP/1\.1 (\d{3}) ")
 _DATE = re.compile(rb"(?m)^Date: [^\r]*\r\n")
 
 #: More iterations of the event loop than any conversation needs.
@@ -164,6 +165,15 @@ class Server:
     def connect(self, peer: object = None, local: object = None) -> Wire:
         return Wire(self, peer, local)
 
+    def ask(self, *chunks: bytes, peer: object = None) -> Wire:
+        """
+        Send C{chunks} on a new connection and let everything happen.
+        """
+        wire = self.connect(peer)
+        wire.send(*chunks)
+        wire.turns()
+        return wire
+
     def turns(self, count: int = ENOUGH) -> None:
         """
         Run iterations of the event loop: C{count}, or fewer if everything has finished.
@@ -290,6 +300,13 @@ class Wire:
         The bytes that the client has received, without the C{Date} headers.
         """
         return _DATE.sub(b"", self.transport.value())
+
+    @property
+    def statuses(self) -> list[int]:
+        """
+        The statuses of the responses that the client has received.
+        """
+        return [int(status) for status in _STATUS.findall(self.transport.value())]
 
     @property
     def closed(self) -> bool:

@@ -11,12 +11,7 @@ from itertools import count
 
 import pytest
 
-from pexservice.server.parser import MAX_CACHED_LINES
-from pexservice.server.recognition import (
-    MAX_CACHED_REQUESTS,
-    MAX_NEW_TEMPLATES_PER_SECOND,
-    MAX_TEMPLATES,
-)
+from pexservice.server.recognition import MAX_NEW_TEMPLATES_PER_SECOND, MAX_TEMPLATES
 from pexservice.web.access import Access
 from tests.support.wire import Server, Wire
 
@@ -43,12 +38,11 @@ def ask(server: Server, *heads: bytes, wire: Wire | None = None) -> list[int]:
     Return the statuses that C{heads} get, on one connection.
     """
     wire = wire or server.connect()
-    before = len(wire.transport.value())
+    before = len(wire.statuses)
     for head in heads:
         wire.send(head)
         wire.turns(4)
-    lines = wire.transport.value()[before:].split(b"\n")
-    return [int(line.split()[1]) for line in lines if line.startswith(b"HTTP/1.1 ")]
+    return wire.statuses[before:]
 
 
 def asked(server: Server, *heads: bytes, wire: Wire | None = None) -> int:
@@ -206,25 +200,30 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
 
 @pytest.mark.parametrize("flood", FLOODS)
 def test_flood_of_new_heads_keeps_bounded_bytes_and_disturbs_no_other_client(
-    server: Server, flood: str
+    flood: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     There are only as many plans as meanings, however many values a client sends.
     """
+    limit = 100
+    monkeypatch.setattr("pexservice.server.parser.MAX_CACHED_LINES", limit)
+    monkeypatch.setattr("pexservice.server.recognition.MAX_CACHED_REQUESTS", limit)
+    server = Server()
+    ask(server, CURRENT + b"\r\n", NEXT + b"\r\n")
     honest, attacker = server.connect(), server.connect()
     ask(server, *identified(BROWSER, 4), wire=honest)
     make = FLOODS[flood]
-    for number in range(3 * MAX_CACHED_LINES):
+    for number in range(3 * limit):
         for _ in range(3):
             attacker.send(make(number))
     assert server.shared.counters.without_plan <= 4
     assert asked(server, *identified(BROWSER, 3), CURRENT + b"\r\n", wire=honest) == 0
     shared = server.shared
     assert len(shared.request_cache.plans) <= 6
-    for cache, limit in (
-        (shared.request_cache.by_bytes, MAX_CACHED_REQUESTS),
-        (shared.reader._request_lines, MAX_CACHED_LINES),
-        (shared.reader._header_lines, MAX_CACHED_LINES),
+    for cache in (
+        shared.request_cache.by_bytes,
+        shared.reader._request_lines,
+        shared.reader._header_lines,
     ):
         assert max(len(cache.recent), len(cache._old)) <= limit
     assert len(attacker.templates) <= MAX_TEMPLATES
