@@ -98,9 +98,15 @@ def answers(path: str, method: str) -> Iterator[Answer]:
     """
     Yield answers of each status that a single request can get, in each representation.
     """
-    readers = Caller(Access(frozenset()))
+    without_tokens = Caller(Access(frozenset()))
     types = ["text/plain", "application/json", *(["text/html"] if path == "/" else [])]
+    call = Caller()
+    # The key stands for one of the paths, and for no other.
+    call("POST", "/next", Idempotency_Key="k")
+    call("POST", "/next")
     for accept in types:
+        if path == "/history":
+            yield call(method, "/history?limit=1", Accept=accept)
         for headers in (
             {},
             {"If_None_Match": "*"},
@@ -109,17 +115,10 @@ def answers(path: str, method: str) -> Iterator[Answer]:
             {"Idempotency_Key": "k"},
             {"Sec_Fetch_Site": "cross-site"},
         ):
-            call = Caller()
-            if path == "/history":
-                call("POST", "/next")
-                call("POST", "/next")
-                yield call(method, "/history?limit=1", Accept=accept, **headers)
-            # The key stands for one of the paths, and for no other.
-            call("POST", "/next", Idempotency_Key="k")
             yield call(method, path, Accept=accept, **headers)
-        yield readers(method, path, Accept=accept)
-        call.store.failure = Refusal("the store is full")
-        call("POST", "/next")
+        yield without_tokens(method, path, Accept=accept)
+    call.store.failure = Refusal("the store is full")
+    for accept in types:
         yield call(method, path, Accept=accept)
 
 
