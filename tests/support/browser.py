@@ -7,14 +7,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import define, field
 
 from tests.support.daemon import TIMEOUT_SECONDS, Daemon
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ConsoleMessage, Locator, Page
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -35,13 +35,16 @@ _REPORT_VIOLATIONS = """
 def chromium(*arguments: str) -> Iterator[Browser]:
     """
     Start Chromium with additional C{arguments} on its command line.
+
+    All pages from this machine in one browser context share a process.
     """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         # Chromium's sandbox does not run as root.
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", *arguments]
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--process-per-site", *arguments],
         )
         yield browser
         browser.close()
@@ -51,7 +54,7 @@ def chromium(*arguments: str) -> Iterator[Browser]:
 @define(slots=False)
 class View:
     """
-    The live page in its own browser context.
+    The live page in a browser context.
 
     @ivar errors: the errors and warnings on the console.
     """
@@ -126,16 +129,13 @@ class View:
         return [error for error in self.errors if not error.startswith(NETWORK)]
 
 
-def open_view(browser: Browser, daemon: Daemon, **options: Any) -> View:
+def open_view(context: BrowserContext, daemon: Daemon) -> View:
     """
     Open the live page of C{daemon}.
-
-    @param options: arguments of Playwright's C{new_context}.
     """
-    context = browser.new_context(**options)
-    context.set_default_timeout(TIMEOUT_SECONDS * 1000)
-    context.add_init_script(_REPORT_VIOLATIONS)
     view = View(context.new_page(), daemon)
+    view.page.set_default_timeout(TIMEOUT_SECONDS * 1000)
+    view.page.add_init_script(_REPORT_VIOLATIONS)
     view.page.on("console", view.noted)
     view.page.on("pageerror", lambda error: view.errors.append(str(error)))
     view.page.goto(f"http://127.0.0.1:{daemon.port}/")

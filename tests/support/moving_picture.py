@@ -32,7 +32,7 @@ from tests.support.daemon import Daemon, wait_until
 PICTURE = Path("docs/page/kill.webp")
 
 #: The size of the browser's window, and the size of its picture.
-WINDOW = {"width": 920, "height": 860}
+WINDOW: ViewportSize = {"width": 920, "height": 860}
 SHOWN = (612, 572)
 
 #: The size of the terminal, next to the window.
@@ -159,7 +159,7 @@ def pictures(browser: Browser, recording: Recording) -> Iterator[Image.Image]:
 
 def main() -> None:
     with TemporaryDirectory() as path, chromium() as browser, Daemon(Path(path)) as daemon:
-        view = open_view(browser, daemon, viewport=WINDOW)
+        view = open_view(browser.new_context(viewport=WINDOW), daemon)
         view.until("standing-by", "1 of 1")
         wait_until(lambda: "standby: waiting for" in daemon.log.read_text(), "a standby")
         recording = Recording(view, Terminal(daemon.log))

@@ -14,12 +14,14 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from playwright.sync_api import ViewportSize
+
 from tests.support.browser import chromium, open_view
 from tests.support.daemon import Daemon
 
 PICTURES = Path("docs/page")
 
-SIZE = {"width": 1100, "height": 1590}
+SIZE: ViewportSize = {"width": 1100, "height": 1590}
 
 WALK_SECONDS = 50
 
@@ -44,10 +46,11 @@ def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     with TemporaryDirectory() as path, chromium() as browser:
         with Daemon(Path(path)) as daemon:
-            view = open_view(browser, daemon, viewport=SIZE)
+            view = open_view(browser.new_context(viewport=SIZE), daemon)
             view.until("value", "0")
             view.page.screenshot(path=PICTURES / "start.png")
-            dark = open_view(browser, daemon, viewport=SIZE, color_scheme="dark")
+            dark_context = browser.new_context(viewport=SIZE, color_scheme="dark")
+            dark = open_view(dark_context, daemon)
             dark.until_connection()
             _walk(daemon)
             view.page.wait_for_timeout(1500)
