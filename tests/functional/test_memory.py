@@ -6,13 +6,11 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
-import pytest
-
-from tests.support.daemon import TIMEOUT_SECONDS, Daemon
+from tests.functional.test_wire import connect
+from tests.support.daemon import WORKER, Daemon
 from tests.support.forms import amount
 
 CONNECTIONS = 50
@@ -33,20 +31,6 @@ KINDS = {
     "name": (b"X-%032d: 1", FEWER),
     "tag": (b'If-None-Match: "%032d"', FEWER),
 }
-
-
-@contextmanager
-def connected(port: int) -> Iterator[list[socket.socket]]:
-    """
-    Open C{CONNECTIONS} connections.
-    """
-    with ExitStack() as stack:
-        yield [
-            stack.enter_context(
-                socket.create_connection(("127.0.0.1", port), TIMEOUT_SECONDS)
-            )
-            for _ in range(CONNECTIONS)
-        ]
 
 
 def ask(connections: list[socket.socket], line: bytes, numbers: range) -> None:
@@ -71,16 +55,13 @@ def memory(daemon: Daemon) -> int:
     return int(match[1]) << 10
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_memory_of_a_worker_does_not_grow_with_requests(tmp_path: Path, kind: str) -> None:
-    line, count = KINDS[kind]
-    with (
-        Daemon(tmp_path, command="pexservice-worker") as daemon,
-        connected(daemon.port) as connections,
-    ):
-        ask(connections, line, range(FEW))
-        before = memory(daemon)
-        ask(connections, line, range(FEW, count))
-        after = memory(daemon)
-    print(f"{kind}: {before:,} bytes after {FEW:,}, {after:,} after {count:,}")
-    assert after - before <= MAX_GROWTH_BYTES
+def test_memory_of_a_worker_does_not_grow_with_requests(tmp_path: Path) -> None:
+    with Daemon(tmp_path, command=WORKER) as daemon, ExitStack() as stack:
+        connections = [stack.enter_context(connect(daemon)) for _ in range(CONNECTIONS)]
+        for kind, (line, count) in KINDS.items():
+            ask(connections, line, range(FEW))
+            before = memory(daemon)
+            ask(connections, line, range(FEW, count))
+            after = memory(daemon)
+            print(f"{kind}: {before:,} bytes after {FEW:,}, {after:,} after {count:,}")
+            assert after - before <= MAX_GROWTH_BYTES, kind

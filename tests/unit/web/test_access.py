@@ -14,7 +14,8 @@ from twisted.logger import capturedLogs
 
 from pexservice.process.exit_status import Misconfigured
 from pexservice.web import access
-from pexservice.web.access import Access, BadTokens, read_tokens
+from pexservice.web.access import ANY_HOST, Access, BadTokens, HostPolicy, read_tokens
+from pexservice.web.clients import Peer
 from pexservice.web.responses import JSON
 from tests.support.caller import Caller
 
@@ -210,3 +211,14 @@ class TestOrigins:
         asked["Access_Control_Request_Method"] = "POST"
         asked["Origin"] = "https://example.org"
         assert call("OPTIONS", "/next", **asked)["Access-Control-Allow-Methods"] is None
+
+
+def test_peer_whose_host_is_not_checked_sees_no_processes() -> None:
+    """
+    The C{Host} is not checked for remote peers, or if every name is allowed.
+    """
+    local = Peer("127.0.0.1", trusted=False, is_local=True)
+    remote = Peer("192.0.2.1", trusted=False, is_local=False)
+    policy = HostPolicy(own_name="box")
+    assert (policy.protects(local), policy.protects(remote)) == (True, False)
+    assert not HostPolicy([ANY_HOST], own_name="box").protects(local)
