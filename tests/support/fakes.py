@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
@@ -79,6 +79,15 @@ class Turns(Clock):
                 call.called = 1
                 call.func(*call.args, **call.kw)
         return bool(due)
+
+
+def collected(deferred: Deferred[Any]) -> list[Any]:
+    """
+    Return a list that gets the result of C{deferred}, or its error.
+    """
+    outcomes: list[Any] = []
+    deferred.addCallbacks(outcomes.append, lambda f: outcomes.append(f.value))
+    return outcomes
 
 
 def now(deferred: Deferred[T]) -> T:

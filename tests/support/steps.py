@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 
 from pexservice.commit.interface import ICommitter, Outcome, Step
 from pexservice.core.cursor import State
+from tests.support.fakes import collected
 
 
 class Response(NamedTuple):
@@ -54,13 +55,8 @@ def collect(committer: ICommitter, step: Step) -> list[object]:
 
     @return: a list that gets the tuple (outcome, revision, position), or the exception.
     """
-    outcomes: list[object] = []
-
-    def responded(response: Response) -> None:
-        outcomes.append((response.outcome, *response.state.cursor))
-
-    committer.step(step, CallingWaiter(responded, outcomes.append))
-    return outcomes
+    response = submit(committer, step)
+    return collected(response.addCallback(lambda r: (r.outcome, *r.state.cursor)))
 
 
 def read(committer: ICommitter) -> Deferred[Response]:

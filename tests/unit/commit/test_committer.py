@@ -22,7 +22,7 @@ from pexservice.core.cursor import Transition
 from pexservice.stores.errors import OutcomeUnknown, Refusal, StoreDamaged, StoreError
 from pexservice.stores.interface import Batch, HistoryEntry
 from tests.support.committer_bench import Bench
-from tests.support.fakes import ABOVE_ALL, MemoryStore, Turns, now
+from tests.support.fakes import ABOVE_ALL, MemoryStore, Turns, collected, now
 from tests.support.steps import CallingWaiter, Response, read, submit
 
 NEXT, PREVIOUS, RESET = Transition.NEXT, Transition.PREVIOUS, Transition.RESET
@@ -46,9 +46,7 @@ def begin_stop(bench: Bench) -> list[None]:
 
     @return: a list that gets C{None} when the committer has stopped.
     """
-    stopped: list[None] = []
-    Deferred.fromCoroutine(bench.committer.stop()).addCallback(stopped.append)
-    return stopped
+    return collected(Deferred.fromCoroutine(bench.committer.stop()))
 
 
 def test_no_response_or_read_shows_a_step_before_the_disk_has_it(bench: Bench) -> None:
@@ -211,8 +209,7 @@ def test_bug_after_a_commit_ends_the_process_and_refuses_the_open_batch(
     bench.submit()
     bench.turn()
     built_on_it = bench.submit()
-    waits: list[None] = []
-    bench.committer.wait_for_commit().addCallback(waits.append)
+    waits = collected(bench.committer.wait_for_commit())
     assert waits == []
     bench.store.finish()
     assert waits == [None]
@@ -239,11 +236,11 @@ def test_damage_that_a_read_finds_ends_the_process_after_the_commit() -> None:
     bench = Bench(store=UnreadableStore(held=True))
     committing = bench.submit()
     bench.turn()
-    refused = [bench.submit(), []]
-    bench.committer.history(ABOVE_ALL, 10).addErrback(
-        lambda failure: refused[1].append(failure.value)
-    )
-    refused.append(bench.submit())
+    refused = [
+        bench.submit(),
+        collected(bench.committer.history(ABOVE_ALL, 10)),
+        bench.submit(),
+    ]
     bench.store.finish()
     bench.clock.turn(MAX_WAIT_SECONDS)
     assert committing == [(Outcome.APPLIED, 1, 1)]

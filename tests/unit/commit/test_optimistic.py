@@ -28,7 +28,7 @@ from pexservice.stores.etcd.messages import MAX_BATCH_KEYS
 from pexservice.stores.etcd.records import base64_text
 from pexservice.stores.etcd.store import EtcdStore
 from tests.support.fake_etcd import FakeEtcd, FakeGateway
-from tests.support.fakes import ABOVE_ALL, Turns, now
+from tests.support.fakes import ABOVE_ALL, Turns, collected, now
 from tests.support.forms import amount
 from tests.support.linearizability import Record, faults
 from tests.support.steps import Response, collect, read, submit
@@ -67,14 +67,10 @@ class Node:
         """
         Read the cursor.
 
-        @return: a list that gets (revision, position), or the exception.
+        @return: a list that gets it, or the exception.
         """
-        outcomes: list[object] = []
-        self.committer.read_durable().addCallbacks(
-            lambda state: outcomes.append((state.revision, state.position)),
-            lambda failure: outcomes.append(failure.value),
-        )
-        return outcomes
+        state = self.committer.read_durable()
+        return collected(state.addCallback(lambda state: state.cursor))
 
     def turn(self) -> None:
         """

@@ -5,8 +5,6 @@ The gateway to etcd: the meaning of its answers, its address, and its version.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,27 +122,6 @@ def test_old_version_or_another_program_is_refused() -> None:
     for answer in ({"name": "consul"}, {"etcdserver": "3"}, {"etcdserver": "none"}):
         with pytest.raises(StoreError, match="the server there is not etcd"):
             check_version("u", answer)
-
-
-def test_pyopenssl_is_loaded_for_https_only() -> None:
-    """
-    It takes megabytes.
-    """
-    code = (
-        "import sys, pexservice.process.pyopenssl_guard\n"
-        "from twisted.internet import reactor\n"
-        "from pexservice.stores.etcd.address import parse\n"
-        "from pexservice.stores.etcd.http_gateway import HttpGateway\n"
-        "for url in ('etcd:http://h:1', 'etcd:https://h:1'):\n"
-        "    HttpGateway(parse(url), reactor)\n"
-        "    print(sys.modules.get('OpenSSL'))"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    )
-    without, with_https = ended.stdout.splitlines()
-    assert without == "None"
-    assert with_https.startswith("<module 'OpenSSL'")
 
 
 class PendingGateway(HttpGateway):

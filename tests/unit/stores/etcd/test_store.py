@@ -33,7 +33,7 @@ from pexservice.stores.interface import Batch
 from pexservice.stores.remembered_keys import KeyUse
 from pexservice.stores.shared_interface import Conflict
 from tests.support.fake_etcd import FakeEtcd, FakeGateway
-from tests.support.fakes import ABOVE_ALL, now
+from tests.support.fakes import ABOVE_ALL, collected, now
 from tests.unit.stores.test_contract import batch
 
 LAYOUT = Layout(b"p/")
@@ -70,9 +70,7 @@ class Bench:
         @return: a list that gets what the commit ends with.
         """
         self.gateway.open = False
-        ended: list[object] = []
-        self.store.commit(taken).addCallbacks(ended.append, lambda f: ended.append(f.value))
-        return ended
+        return collected(self.store.commit(taken))
 
     def later(self) -> None:
         """
@@ -460,8 +458,7 @@ def test_old_state_read_from_a_slow_member_is_no_restore(bench: Bench) -> None:
     reported = bench.watched()
     now(bench.store.commit(FIRST))
     bench.gateway.open = False
-    revisions: list[object] = []
-    bench.store.read().addCallback(revisions.append)
+    revisions = collected(bench.store.read())
     bench.gateway.waiting[0].answer = old
     bench.answer_all()
     assert revisions == [(2, 2)]
@@ -566,8 +563,7 @@ def test_read_that_is_not_answered_ends_within_five_seconds(bench: Bench) -> Non
     A read is repeated until another attempt could take longer than that.
     """
     bench.gateway.open = False
-    ended: list[object] = []
-    bench.store.read().addErrback(lambda failure: ended.append(failure.value))
+    ended = collected(bench.store.read())
     while not ended:
         bench.clock.advance(1)
         bench.gateway.fail(CallUnanswered("http://h:1: no answer in 1.0 s", sent=True))

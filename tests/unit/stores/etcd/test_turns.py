@@ -21,7 +21,7 @@ from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.etcd.turn_queue import MAX_REMOVED_MARKS
 from pexservice.stores.shared_interface import Conflict
 from tests.support.fake_etcd import FakeEtcd, FakeGateway
-from tests.support.fakes import now
+from tests.support.fakes import collected, now
 from tests.unit.stores.test_contract import batch
 
 LAYOUT = Layout(b"p/")
@@ -44,9 +44,7 @@ class Node:
         """
         Ask for a turn, and return a list that gets the cursor when the turn has begun.
         """
-        outcomes: list[object] = []
-        self.store.turn().addCallback(outcomes.append)
-        return outcomes
+        return collected(self.store.turn())
 
     def send(self) -> list[object]:
         """
@@ -54,10 +52,8 @@ class Node:
 
         @return: a list that gets what the commit ends with.
         """
-        ended: list[object] = []
         taken = batch(self.store._known_record.cursor, b"n")
-        self.store.commit(taken).addCallbacks(ended.append, lambda f: ended.append(f.value))
-        return ended
+        return collected(self.store.commit(taken))
 
     def lose(self) -> tuple[int, int]:
         """
@@ -180,10 +176,10 @@ def test_absent_node_is_skipped_and_loses_its_mark(nodes: Nodes, *, renewed: boo
     put_mark(node.etcd, "dead", hard=True)
     node.step()
     assert node.queue() == [("dead", True)]
-    outcomes = node.turn()
-    assert outcomes == []
+    waits = node.turn()
+    assert waits == []
     node.clock.advance(0.1)
-    assert outcomes == [(1, 1)]
+    assert waits == [(1, 1)]
     node.send()
     if renewed:
         put_mark(node.etcd, "dead", hard=True)

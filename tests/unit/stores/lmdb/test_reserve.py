@@ -129,7 +129,7 @@ def test_commits_write_only_where_space_is_reserved(tmp_path: Path, disk: Disk) 
     This holds even while a reader keeps every page from being used again.
     """
     path = tmp_path / "store"
-    filled(path)
+    filled(path, 500)
     disk.free = (path / "data.mdb").stat().st_size + RESERVE_BYTES
     with at(path) as store:
         begin, env = store.state.revision, store.opened.databases.env

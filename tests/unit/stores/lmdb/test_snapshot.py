@@ -170,7 +170,7 @@ def test_abandoned_copy_ends_in_lmdb_too(
     The state is not read any more.
     """
     store = tmp_path / "store"
-    filled(store)
+    filled(store, 500)
     monkeypatch.setattr(snapshot, "MAX_SECONDS", -1.0)
     # Run the watch in this thread, before the copy begins: the copy might be whole by the
     # time that another thread runs.
