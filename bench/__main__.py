@@ -296,8 +296,7 @@ def commit_milliseconds(path: Path, size: int) -> float:
     """
     Return the median duration of a commit of C{size} steps in the store, in milliseconds.
     """
-    from tests.support.fakes import now  # noqa: PLC0415 for this measurement alone
-    from tests.support.inline_executor import inline  # noqa: PLC0415 for this measurement alone
+    from tests.support.fakes import inline, now  # noqa: PLC0415 for this measurement alone
 
     from pexservice.core.cursor import Cursor  # noqa: PLC0415 for this measurement alone
     from pexservice.stores.interface import Batch  # noqa: PLC0415 for this measurement alone

@@ -165,8 +165,7 @@ def _store_with_keys(path: Path) -> None:
     """
     Make a store in which L{USED_KEYS} random keys were used.
     """
-    from tests.support.fakes import now  # noqa: PLC0415 for this measurement alone
-    from tests.support.inline_executor import inline  # noqa: PLC0415 for this measurement alone
+    from tests.support.fakes import inline, now  # noqa: PLC0415 for this measurement alone
 
     from pexservice.core.cursor import Cursor  # noqa: PLC0415 for this measurement alone
     from pexservice.stores.interface import Batch  # noqa: PLC0415 for this measurement alone

@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from pexservice.commit.asynchronous import AsynchronousCommitter
 from pexservice.commit.committer import Committer
 from pexservice.commit.interface import Step
-from pexservice.core.cursor import State, Transition
+from pexservice.core.cursor import Transition
 from tests.support.fakes import MemoryStore, Turns, now
 from tests.support.steps import collect
 
@@ -20,14 +20,8 @@ class Bench:
     A committer with a store whose commits the test finishes, and with the test's clock.
     """
 
-    def __init__(
-        self,
-        *,
-        held: bool = True,
-        synchronous: bool = True,
-        store: MemoryStore | None = None,
-    ) -> None:
-        self.store = store or MemoryStore(held=held)
+    def __init__(self, *, held: bool = True, synchronous: bool = True) -> None:
+        self.store = MemoryStore(held=held)
         self.clock = Turns()
         self.fatal: list[Failure] = []
         committer_class = Committer if synchronous else AsynchronousCommitter
@@ -59,13 +53,6 @@ class Bench:
             self.submit()
         self.turn()
         self.store.finish()
-
-    @property
-    def latest(self) -> State:
-        """
-        The state after all accepted steps.
-        """
-        return self.committer._latest
 
     def sizes(self) -> list[int]:
         """

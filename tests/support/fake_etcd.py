@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
 from pexservice.stores.etcd.gateway import CallRefused, CallUnanswered
+from pexservice.stores.etcd.messages import delete, put
 from pexservice.stores.etcd.records import Message, base64_text
 
 #: The maximum number of operations in a branch of a transaction, and of comparisons.
@@ -27,32 +28,24 @@ NO_SPACE = "etcdserver: mvcc: database space exceeded"
 INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED = 3, 5, 7, 8
 
 
-def _put(key: str, **more: str) -> Message:
-    return {"request_put": {"key": b64encode(key.encode()).decode(), "value": "", **more}}
-
-
-def _drop(key: str) -> Message:
-    return {"request_delete_range": {"key": b64encode(key.encode()).decode()}}
-
-
 def _within(transaction: Message) -> Message:
     return {"request_txn": transaction}
 
 
-MANY = [_put(str(number)) for number in range(129)]
+MANY = [put(b"%d" % number, "") for number in range(129)]
 
 #: Transactions that etcd refuses.
 WRONG: list[Message] = [
-    {"success": [_put("k"), _put("k")]},
-    {"success": [_drop("k"), _put("k")]},
+    {"success": [put(b"k", ""), put(b"k", "")]},
+    {"success": [delete(b"k"), put(b"k", "")]},
     # The branch is not taken.
-    {"failure": [_put("k"), _drop("k")]},
-    {"success": [_put("k"), _within({"success": [_put("k")]})]},
-    {"success": [_drop("k"), _within({"success": [_put("k")]})]},
+    {"failure": [put(b"k", ""), delete(b"k")]},
+    {"success": [put(b"k", ""), _within({"success": [put(b"k", "")]})]},
+    {"success": [delete(b"k"), _within({"success": [put(b"k", "")]})]},
     {"success": MANY},
     {"failure": [_within({"success": MANY})]},
     # There is no such lease.
-    {"success": [_put("k"), _put("l", lease="77")]},
+    {"success": [put(b"k", ""), put(b"l", "", lease="77")]},
 ]
 
 #: Transactions that etcd accepts.
@@ -60,11 +53,11 @@ RIGHT: list[Message] = [
     {"success": MANY[1:]},
     {
         "success": [
-            _within({"success": [_put("k")]}),
-            _within({"success": [_drop("l")]}),
+            _within({"success": [put(b"k", "")]}),
+            _within({"success": [delete(b"l")]}),
         ]
     },
-    {"failure": [_put("k", lease="77")]},
+    {"failure": [put(b"k", "", lease="77")]},
 ]
 
 
@@ -121,8 +114,7 @@ class FakeEtcd:
         """
         Put a key, as an operator or another node does.
         """
-        operation = {"request_put": {"key": base64_text(key), "value": base64_text(value)}}
-        self.apply("kv/txn", {"success": [operation]})
+        self.apply("kv/txn", {"success": [put(key, base64_text(value))]})
 
     def apply(self, path: str, message: Message) -> Message:
         """

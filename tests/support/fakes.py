@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, execute, fail, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.task import Clock
 from zope.interface import implementer
@@ -23,6 +23,7 @@ from pexservice.stores.interface import (
     OldStateReader,
     Space,
 )
+from pexservice.stores.lmdb.executor import CommitExecutor
 from pexservice.stores.remembered_keys import KEPT_KEYS, RememberedKeys
 
 T = TypeVar("T")
@@ -53,6 +54,21 @@ class Mailbox:
         """
         assert self._arrived.acquire(timeout=60)
         self._calls.pop(0)()
+
+
+class InlineExecutor(CommitExecutor):
+    """
+    An executor that makes every call in the calling thread.
+    """
+
+    def run(self, call: Callable[[], T]) -> Deferred[T]:
+        return execute(call)
+
+    run_in_new_thread = run
+
+
+def inline() -> InlineExecutor:
+    return InlineExecutor(Mailbox())
 
 
 class Turns(Clock):

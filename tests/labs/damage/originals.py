@@ -19,9 +19,8 @@ from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE, Directory
 from pexservice.stores.lmdb.migrate import rewrite
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.remembered_keys import KeyUse, pack_use
-from tests.support.fakes import ABOVE_ALL, now
+from tests.support.fakes import ABOVE_ALL, inline, now
 from tests.support.format_1 import turn_back
-from tests.support.inline_executor import inline
 
 #: How many transitions and keys a store keeps.  The number is small, so that the store
 #: trims.

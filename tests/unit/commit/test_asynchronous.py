@@ -7,15 +7,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from twisted.internet.defer import fail
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from pexservice.commit.asynchronous import DELAY_SECONDS, MAX_EARLY_RESPONSES
 from pexservice.commit.interface import Outcome
-from pexservice.stores.errors import OutcomeUnknown, Refusal, StoreError
+from pexservice.stores.errors import OutcomeUnknown, Refusal, StoreDamaged, StoreError
 from tests.support.committer_bench import Bench
-from tests.support.fakes import ABOVE_ALL, now
+from tests.support.fakes import ABOVE_ALL, MemoryStore, now
 from tests.support.steps import read
-from tests.unit.commit.test_committer import UnreadableStore
 
 
 @pytest.fixture
@@ -181,11 +181,14 @@ def test_acknowledged_steps_that_a_failed_commit_loses_are_logged(
     assert bench.committer.visible.revision == 0
 
 
-def test_acknowledged_steps_that_are_lost_with_the_process_are_logged() -> None:
+def test_acknowledged_steps_that_are_lost_with_the_process_are_logged(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     A read finds damage during a commit, and the steps of the open batch are lost.
     """
-    bench = Bench(synchronous=False, store=UnreadableStore(held=True))
+    damaged = StoreDamaged("the store is damaged")
+    monkeypatch.setattr(MemoryStore, "history", lambda *_: fail(damaged))
     bench.submit()
     bench.clock.turn(DELAY_SECONDS)
     bench.submit()

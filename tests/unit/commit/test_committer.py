@@ -20,7 +20,6 @@ from pexservice.commit.interface import (
 )
 from pexservice.core.cursor import Transition
 from pexservice.stores.errors import OutcomeUnknown, Refusal, StoreDamaged, StoreError
-from pexservice.stores.interface import Batch, HistoryEntry
 from tests.support.committer_bench import Bench
 from tests.support.fakes import ABOVE_ALL, MemoryStore, Turns, collected, now
 from tests.support.steps import CallingWaiter, Response, read, submit
@@ -180,17 +179,10 @@ def test_failed_commit_ends_the_process_and_every_other_step_is_refused(
     assert reason in str(bench.committer.step_refusal)
 
 
-class BrokenStore(MemoryStore):
-    """
-    A store whose C{commit} raises instead of returning a C{Deferred}.
-    """
-
-    def commit(self, batch: Batch) -> Deferred[None]:
-        raise ZeroDivisionError
-
-
-def test_exception_of_the_store_ends_the_commit_and_the_process() -> None:
-    bench = Bench(store=BrokenStore())
+def test_exception_of_the_store_ends_the_commit_and_the_process(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemoryStore, "commit", lambda *_: 1 / 0)
     results = bench.submit()
     bench.turn()
     assert kinds(results) == [OutcomeUnknown]
@@ -220,20 +212,13 @@ def test_bug_after_a_commit_ends_the_process_and_refuses_the_open_batch(
     assert bench.sizes() == [1]
 
 
-class UnreadableStore(MemoryStore):
-    """
-    A store that turns out to be damaged when its history is read.
-    """
-
-    def history(self, before: int | None, limit: int) -> Deferred[list[HistoryEntry]]:
-        return fail(DAMAGED)
-
-
-def test_damage_that_a_read_finds_ends_the_process_after_the_commit() -> None:
+def test_damage_that_a_read_finds_ends_the_process_after_the_commit(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     The steps of the open batch are surely not stored.
     """
-    bench = Bench(store=UnreadableStore(held=True))
+    monkeypatch.setattr(MemoryStore, "history", lambda *_: fail(DAMAGED))
     committing = bench.submit()
     bench.turn()
     refused = [
@@ -288,7 +273,7 @@ def test_repeated_key_gets_the_first_outcome_wherever_its_first_use_is(
     assert first == [(Outcome.APPLIED, 1, 1)]
     assert replays == [[(Outcome.REPLAYED, 1, 1)]] * 3
     assert kinds(*others) == [KeyReused] * 3
-    assert bench.latest.revision == 1
+    assert bench.committer._latest.revision == 1
     # Far along the sequence, computing a state takes milliseconds, so it is kept.
     states = [now(submit(bench.committer, Step(NEXT, b"k"))).state for _ in range(2)]
     assert states[0].term is states[1].term
@@ -328,16 +313,11 @@ def test_stop_commits_a_waiting_batch_at_once(bench: Bench) -> None:
 
 
 def test_refusals_have_the_reason_before_the_start_and_on_a_full_disk() -> None:
-
-    class Full(MemoryStore):
-        def commit_refusal(self) -> Refusal | None:
-            return Refusal("disk full") if full else None
-
     def refusals() -> tuple[str, str]:
         return str(committer.step_refusal), str(committer.read_refusal)
 
-    full = False
-    committer = Committer(Full(), Turns(), on_fatal_failure=print)
+    store = MemoryStore()
+    committer = Committer(store, Turns(), on_fatal_failure=print)
     assert refusals() == ("the cursor is not read yet", "the cursor is not read yet")
     committer.refuse_all("the store is away")
     assert refusals() == ("the store is away", "the store is away")
@@ -345,7 +325,7 @@ def test_refusals_have_the_reason_before_the_start_and_on_a_full_disk() -> None:
         now(read(committer))
     now(Deferred.fromCoroutine(committer.start()))
     assert refusals() == ("None", "None")
-    full = True
+    store.shortage = Refusal("disk full")
     assert refusals() == ("disk full", "None")
 
 

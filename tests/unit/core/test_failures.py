@@ -12,8 +12,6 @@ from twisted.internet.error import (
     ConnectionLost,
     DNSLookupError,
 )
-from twisted.internet.error import ConnectionRefusedError as Refused
-from twisted.internet.error import TimeoutError as TimedOut
 from twisted.python.failure import Failure
 from twisted.web.client import (
     RequestTransmissionFailed,
@@ -48,9 +46,7 @@ CLOSED = "the connection closed before the complete response arrived"
         ),
         (ResponseNeverReceived([Failure(ValueError())]), "ValueError"),
         (ConnectError(111), "Connection refused"),
-        (Refused(), "Connection was refused by other side"),
         (DNSLookupError("no such host"), "DNS lookup failed: no such host"),
-        (TimedOut(), "User timeout caused connection failure"),
         (
             TLSError([("SSL routines", "", "certificate verify failed")]),
             "TLS: certificate verify failed",

@@ -20,9 +20,8 @@ from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify
 from pexservice.stores.remembered_keys import KeyUse, pack_use
 from pexservice.stores.shared_interface import ISharedStore
-from tests.support.fakes import ABOVE_ALL, MemoryStore, now, replay
+from tests.support.fakes import ABOVE_ALL, MemoryStore, inline, now, replay
 from tests.support.forms import amount
-from tests.support.inline_executor import inline
 
 Maker = Callable[[], IStore]
 

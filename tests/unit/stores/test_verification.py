@@ -4,21 +4,11 @@ The record of the last verification of a service's store.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-
 import pytest
 
 from pexservice.process import scoreboard
 from pexservice.process.supervisor_report import SupervisorReport, write_report
 from pexservice.stores.verification import VerificationRecord
-
-
-@pytest.fixture
-def board() -> Iterator[int]:
-    board = scoreboard.create()
-    yield board
-    os.close(board)
 
 
 @pytest.fixture

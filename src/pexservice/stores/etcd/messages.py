@@ -41,11 +41,11 @@ def get(key: bytes, end: bytes | None = None, **more: object) -> Message:
     return message
 
 
-def _put(key: bytes, value: str, **more: object) -> Message:
+def put(key: bytes, value: str, **more: object) -> Message:
     return {"request_put": {"key": records.base64_text(key), "value": value, **more}}
 
 
-def _delete(key: bytes, end: bytes | None = None) -> Message:
+def delete(key: bytes, end: bytes | None = None) -> Message:
     return {"request_delete_range": get(key, end)}
 
 
@@ -106,7 +106,7 @@ class LastBatchKey:
 
 def _put_batch_number(last_batch_key: LastBatchKey) -> Message:
     number = records.encode_batch_number(last_batch_key.number)
-    return _put(last_batch_key.name, number, lease=last_batch_key.lease)
+    return put(last_batch_key.name, number, lease=last_batch_key.lease)
 
 
 def create_last_batch_key(last_batch_key: LastBatchKey) -> Message:
@@ -124,7 +124,7 @@ def create(layout: Layout, journal: int) -> Message:
     read = {"request_range": get(layout.cursor)}
     return {
         "compare": [_is_new(layout.cursor)],
-        "success": [_put(layout.cursor, value), read],
+        "success": [put(layout.cursor, value), read],
         "failure": [read],
     }
 
@@ -161,7 +161,7 @@ def probe(layout: Layout) -> Message:
     keys = (layout.cursor, layout.row(0), layout.last_batch(""), layout.mark(""))
     return {
         "compare": [_compare(layout.cursor, "MOD", "LESS", 0)],
-        "success": [_put(key, "") for key in keys],
+        "success": [put(key, "") for key in keys],
         "failure": [{"request_range": get(layout.cursor)}],
     }
 
@@ -178,9 +178,9 @@ def advance(layout: Layout, base: CursorRecord, revision: int, journal: int) -> 
     return {
         "compare": _is_still(layout, base),
         "success": [
-            _put(layout.cursor, value),
-            _delete(layout.last_batch(""), records.end_of(layout.last_batch(""))),
-            _delete(layout.mark(""), records.end_of(layout.mark(""))),
+            put(layout.cursor, value),
+            delete(layout.last_batch(""), records.end_of(layout.last_batch(""))),
+            delete(layout.mark(""), records.end_of(layout.mark(""))),
         ],
     }
 
@@ -213,24 +213,24 @@ def commit(
     ordinal = base.key_count + len(names)
     value = records.encode_cursor(batch.after, ordinal, queue.node, journal)
     success = [
-        _put(layout.cursor, value),
-        _put(layout.row(batch.after.revision), records.encode_journal_row(batch)),
+        put(layout.cursor, value),
+        put(layout.row(batch.after.revision), records.encode_journal_row(batch)),
         _put_batch_number(last_batch_key),
         *(
-            _put(layout.key_use(name), records.encode_key_use(unpack_use(use)))
+            put(layout.key_use(name), records.encode_key_use(unpack_use(use)))
             for name, use in batch.keys.items()
         ),
     ]
     if names:
-        success.append(_put(layout.key_list(ordinal), records.encode_key_list(names)))
+        success.append(put(layout.key_list(ordinal), records.encode_key_list(names)))
     if newest_expired is not None:
-        success.append(_delete(layout.row(0), layout.row(newest_expired + 1)))
+        success.append(delete(layout.row(0), layout.row(newest_expired + 1)))
     own_mark = layout.mark(queue.node)
     success += [
         # etcd refuses a transaction that both puts and deletes a key.
-        _put(own_mark, records.encode_mark(queue.usual_seconds, hard=False))
+        put(own_mark, records.encode_mark(queue.usual_seconds, hard=False))
         if queue.keeps_place
-        else _delete(own_mark),
+        else delete(own_mark),
         *(
             _delete_if_unchanged(layout.mark(mark.node), mark.mod_revision)
             for mark in queue.overdue_marks
@@ -251,7 +251,7 @@ def commit(
                 "request_txn": {
                     "compare": [_is_new(own_mark)],
                     "success": [
-                        _put(own_mark, records.encode_mark(queue.usual_seconds, hard=True))
+                        put(own_mark, records.encode_mark(queue.usual_seconds, hard=True))
                     ],
                 }
             },
@@ -297,7 +297,7 @@ def _delete_if_unchanged(key: bytes, mod_revision: int) -> Message:
     return {
         "request_txn": {
             "compare": [_compare(key, "MOD", "EQUAL", mod_revision)],
-            "success": [_delete(key)],
+            "success": [delete(key)],
         }
     }
 
@@ -415,7 +415,7 @@ def remove_keys(
     return {
         "compare": [_exists(oldest)],
         "success": [
-            _delete(oldest, newest + b"\0"),
-            *(_delete(layout.key_use(name)) for name in names),
+            delete(oldest, newest + b"\0"),
+            *(delete(layout.key_use(name)) for name in names),
         ],
     }

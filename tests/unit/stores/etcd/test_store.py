@@ -4,7 +4,6 @@ The store of many nodes, when answers do not come.
 
 from __future__ import annotations
 
-import os
 from base64 import b64decode
 from collections.abc import Callable
 from copy import deepcopy
@@ -16,7 +15,6 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
 from pexservice.core.cursor import Cursor, Transition
-from pexservice.process import scoreboard
 from pexservice.stores.claim import StoreClaim
 from pexservice.stores.errors import (
     OutcomeUnknown,
@@ -519,13 +517,11 @@ def test_cursor_is_created_once_and_only_if_it_may_be() -> None:
     assert logs == []
 
 
-def test_later_worker_creates_no_cursor_in_an_emptied_etcd() -> None:
-    board = scoreboard.create()
+def test_later_worker_creates_no_cursor_in_an_emptied_etcd(board: int) -> None:
     claim = StoreClaim(board)
     now(node(FakeEtcd(), claim=claim).open())
     with pytest.raises(StoreError, match="has no cursor with the prefix p/"):
         now(node(FakeEtcd(), claim=claim).open())
-    os.close(board)
 
 
 def test_one_of_two_nodes_creates_the_store_and_both_have_it() -> None:

@@ -17,19 +17,20 @@ from pexservice.stores.lmdb.file_system import READER_TABLE_FILE
 from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import summary
 from tests.support.lmdb_pages import PagedFile
-from tests.support.stores import make_store
+from tests.support.stores import make_store, read_without_child
 from tests.unit.stores.lmdb.test_store import at, filled, mode, reader
 
 BATCHES = 30
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
+def store(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """
     Provide the path of a store with something in it.
     """
-    filled(tmp_path / "store", BATCHES)
-    return tmp_path / "store"
+    read_without_child(monkeypatch)
+    filled(path, BATCHES)
+    return path
 
 
 def names(path: Path) -> set[str]:
@@ -94,25 +95,25 @@ def test_copy_of_a_damaged_record_is_removed(store: Path) -> None:
     assert names(store.parent) == {"store"}
 
 
-def test_a_store_that_was_cut_short_is_not_copied(store: Path) -> None:
+def test_a_store_that_was_cut_short_is_not_copied(path: Path, tmp_path: Path) -> None:
     """
     A store that was cut short is called damaged, and another process dies of reading it.
     """
-    with (store / DATA_FILE).open("rb+") as file:
-        file.truncate(3 * 4096)
+    filled(path, BATCHES)
+    os.truncate(path / DATA_FILE, 3 * 4096)
     with pytest.raises(StoreDamaged, match="is damaged"):
-        backup(str(store), str(store.parent / "copy"))
-    assert names(store.parent) == {"store"}
+        backup(str(path), str(tmp_path / "copy"))
+    assert names(tmp_path) == {"store"}
 
 
-def test_a_dead_reader_is_forgotten_when_the_store_trims(tmp_path: Path) -> None:
+def test_a_dead_reader_is_forgotten_when_the_store_trims(path: Path) -> None:
     """
     A store forgets a dead reader when the store trims its journal.
 
     Otherwise no page would ever be used again.
     """
-    with at(tmp_path / "store", kept_transitions=1) as store:
-        with reader(tmp_path / "store") as pid:
+    with at(path, kept_transitions=1) as store:
+        with reader(path) as pid:
             os.kill(pid, signal.SIGKILL)
         env = store.opened.databases.env
         assert env.info()["num_readers"] > 0
@@ -126,11 +127,12 @@ OLD = ("20200101T000000Z", "20200102T000000Z", "20200103T000000Z")
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def place(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """
     Provide a directory with a store, and three old backups of it next to other files.
     """
-    make_store(tmp_path / "store", 5)
+    read_without_child(monkeypatch)
+    make_store(path, 5)
     (tmp_path / "backups").mkdir()
     for name in OLD:
         make_store(tmp_path / "backups" / name, 1)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -16,7 +15,6 @@ from unittest.mock import Mock, call
 
 import pytest
 
-from pexservice.process import scoreboard
 from pexservice.stores.claim import StoreClaim
 from pexservice.stores.errors import StoreBusy, StoreError
 from pexservice.stores.lmdb import directory, file_system
@@ -67,19 +65,19 @@ def test_mount_table_of_this_machine_is_parsed(tmp_path: Path) -> None:
 
 
 def test_network_file_system_is_refused_by_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     Nothing is made on it.
     """
     monkeypatch.setattr(file_system, "file_system_type", lambda _: "nfs4")
     with pytest.raises(StoreError, match=r"network file system \(nfs4\)"):
-        Directory(str(tmp_path / "store")).lock()
+        Directory(str(path)).lock()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_directory_that_cannot_be_locked_is_refused_with_the_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     No other process owns it.
@@ -87,17 +85,16 @@ def test_directory_that_cannot_be_locked_is_refused_with_the_reason(
     failing = Mock(side_effect=OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)))
     monkeypatch.setattr("pexservice.stores.lmdb.directory.fcntl.flock", failing)
     with pytest.raises(StoreError, match=r"store cannot be locked: No locks available"):
-        Directory(str(tmp_path / "store")).lock()
+        Directory(str(path)).lock()
 
 
 @pytest.mark.parametrize("replaced", [True, False])
 def test_directory_replaced_during_the_wait_for_its_lock_is_refused(
-    tmp_path: Path, *, replaced: bool
+    path: Path, tmp_path: Path, *, replaced: bool
 ) -> None:
     """
     By another directory or by none.
     """
-    path = tmp_path / "store"
     holder, waiting = Directory(str(path)), Directory(str(path))
     holder.lock()
     with ThreadPoolExecutor(1) as threads:
@@ -126,7 +123,7 @@ def _opened(path: Path) -> int:
 
 
 def test_a_later_start_makes_the_store_durable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     A start makes a directory or a store durable when an earlier start failed to do so.
@@ -134,7 +131,7 @@ def test_a_later_start_makes_the_store_durable(
     The earlier start made the directory or the store, but did not make it durable.  An
     answer would be lost with a directory that a power cut undoes.
     """
-    path, failing = tmp_path / "store", OSError(errno.EIO, os.strerror(errno.EIO))
+    failing = OSError(errno.EIO, os.strerror(errno.EIO))
     sync = Mock(side_effect=[failing, failing, failing, None, None, None, None])
     monkeypatch.setattr(directory, "sync_directory", sync)
     store = Directory(str(path))
@@ -160,12 +157,12 @@ def test_a_later_start_makes_the_store_durable(
 
 
 def test_directory_stays_locked_until_the_thread_that_installs_a_store_has_ended(
-    tmp_path: Path,
+    path: Path,
 ) -> None:
     """
     So no other process can lock it, although this one stops.
     """
-    directory, other = (Directory(str(tmp_path / "store")) for _ in range(2))
+    directory, other = (Directory(str(path)) for _ in range(2))
 
     def make_after_unlocking(staging: Path) -> None:
         directory.unlock()
@@ -180,19 +177,17 @@ def test_directory_stays_locked_until_the_thread_that_installs_a_store_has_ended
 
 
 @pytest.fixture
-def claim() -> Iterator[StoreClaim]:
-    board = scoreboard.create()
-    yield StoreClaim(board)
-    os.close(board)
+def claim(board: int) -> StoreClaim:
+    return StoreClaim(board)
 
 
 def test_claim_follows_a_store_that_is_rewritten_even_after_the_worker_has_let_go_of_it(
-    tmp_path: Path, claim: StoreClaim
+    path: Path, claim: StoreClaim
 ) -> None:
     """
     Otherwise no worker of the service would open the rewritten store.
     """
-    holder = Directory(str(tmp_path / "store"), claim=claim)
+    holder = Directory(str(path), claim=claim)
 
     def rewrite(staging: Path) -> None:
         holder.unlock()
@@ -211,11 +206,11 @@ def test_claim_follows_a_store_that_is_rewritten_even_after_the_worker_has_let_g
     holder.unlock()
 
 
-def test_claim_of_another_store_is_not_renewed(tmp_path: Path, claim: StoreClaim) -> None:
+def test_claim_of_another_store_is_not_renewed(path: Path, claim: StoreClaim) -> None:
     """
     Two workers open two stores, because the operator switched a symbolic link.
     """
-    holder = Directory(str(tmp_path / "store"), claim=claim)
+    holder = Directory(str(path), claim=claim)
 
     def make_while_another_worker_claims(staging: Path) -> None:
         make(staging)

@@ -77,11 +77,11 @@ class Service:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
+def service(path: Path) -> Iterator[Service]:
     """
     Provide a new store and its follower.
     """
-    service = Service(tmp_path / "store")
+    service = Service(path)
     yield service
     service.follower.stop()
     now(service.store.close())
@@ -241,10 +241,10 @@ def test_rows_that_were_trimmed_meanwhile_do_not_matter(service: Service) -> Non
     assert service.knows(b"b19-63")
 
 
-def test_store_of_format_1_is_not_followed(tmp_path: Path) -> None:
-    filled(tmp_path / "store", 10)
-    turn_back(tmp_path / "store")
+def test_store_of_format_1_is_not_followed(path: Path) -> None:
+    filled(path, 10)
+    turn_back(path)
     log = KeyReader(1000)
-    following = Follower(tmp_path / "store" / DATA_FILE, log, Clock())
+    following = Follower(path / DATA_FILE, log, Clock())
     following._poll()
     assert following._failures == len(log.remembered_keys) == 0

@@ -23,17 +23,10 @@ from pexservice.stores.lmdb.verify import verify, verify_in_child
 from pexservice.stores.remembered_keys import unpack_use
 from tests.support.fakes import ABOVE_ALL, now
 from tests.support.format_1 import seal, turn_back
+from tests.support.stores import read_without_child
 from tests.unit.stores.lmdb.test_store import at, filled, put
 
 BATCHES = 300
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """
-    Provide the path of a store.
-    """
-    return tmp_path / "store"
 
 
 @pytest.fixture
@@ -54,27 +47,6 @@ def staying(path: Path) -> Iterator[None]:
     yield
     assert (path / DATA_FILE).read_bytes() == before
     assert not (path / STAGING_DIRECTORY).exists()
-
-
-def write_version(path: Path, version: int) -> None:
-    """
-    Write a cursor of another version.
-    """
-    payload = struct.pack(">HQQ", version, 4 * BATCHES, 2 * BATCHES)
-    put(path, b"cursor", records.CURSOR_KEY, seal(records.CURSOR_KEY, payload))
-
-
-@pytest.mark.usefixtures("keys")
-@pytest.mark.parametrize(
-    ("version", "verification"), [(0, None), (3, verify), (3, verify_in_child)]
-)
-def test_format_that_nothing_reads_is_refused_and_the_store_stays_as_it_is(
-    path: Path, version: int, verification: object
-) -> None:
-    write_version(path, version)
-    message = f"version {version}, this program reads 1"
-    with staying(path), pytest.raises(StoreIncompatible, match=message):
-        now(at(path, verify=verification).open())
 
 
 @pytest.mark.parametrize("verification", [None, verify])
@@ -101,14 +73,24 @@ def test_store_of_format_1_is_rewritten_with_its_cursor_history_and_keys(
 
 
 @pytest.mark.usefixtures("keys")
-@pytest.mark.parametrize("failing", ["mkdir", "rename"])
+@pytest.mark.parametrize(
+    "failing",
+    [
+        "pathlib.Path.mkdir",
+        "pathlib.Path.rename",
+        "pexservice.stores.lmdb.transaction.open_for_reading",
+    ],
+)
 def test_rewriting_that_fails_leaves_the_store_as_it_was(
     path: Path, failing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """
+    A store whose format cannot be read is not opened, because it may have format 1.
+    """
     error = OSError(28, "No space left on device")
-    monkeypatch.setattr(Path, failing, Mock(side_effect=error))
+    monkeypatch.setattr(failing, Mock(side_effect=error))
     with staying(path), pytest.raises(StoreError, match="No space left"):
-        now(at(path).open())
+        now(at(path, verify=None).open())
 
 
 @pytest.mark.usefixtures("keys")
@@ -122,55 +104,59 @@ def test_interrupted_rewriting_starts_again(path: Path) -> None:
     assert not (path / STAGING_DIRECTORY).exists()
 
 
-@pytest.mark.usefixtures("keys")
-def test_store_whose_format_cannot_be_read_is_not_opened(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def cursor_of(version: int) -> tuple[bytes, bytes, bytes]:
     """
-    Otherwise a store of format 1 could be served without being rewritten.
+    Return the record of a cursor of another version, with its database.
     """
-    broken = Mock(side_effect=OSError("Input/output error"))
-    monkeypatch.setattr("pexservice.stores.lmdb.transaction.open_for_reading", broken)
-    with staying(path), pytest.raises(StoreError, match="Input/output error"):
-        now(at(path, verify=None).open())
+    payload = struct.pack(">HQQ", version, 4 * BATCHES, 2 * BATCHES)
+    return b"cursor", records.CURSOR_KEY, seal(records.CURSOR_KEY, payload)
 
 
-DAMAGES = {
-    "name without age": (b"r" + (1).to_bytes(8, "big"), None),
-    "age without name": (b"kkey-0", None),
-    "torn": (b"kkey-0", b"torn"),
-    "newer than the cursor": (
-        b"kkey-0",
-        seal(b"kkey-0", struct.pack(">cQQ", b"n", 5000, 1)),
-    ),
-    "another transition": (b"kkey-0", seal(b"kkey-0", struct.pack(">cQQ", b"x", 1, 1))),
-    "another revision": (b"kkey-0", seal(b"kkey-0", struct.pack(">cQQ", b"n", 2, 2))),
-}
+def use_of(transition: bytes, revision: int, position: int) -> tuple[bytes, bytes, bytes]:
+    """
+    Return the record of another use of a key, with its database.
+    """
+    key = b"kkey-0"
+    return b"keys", key, seal(key, struct.pack(">cQQ", transition, revision, position))
 
 
 @pytest.mark.usefixtures("keys")
 @pytest.mark.parametrize(
-    ("damage", "verification"),
-    [*((damage, verify) for damage in DAMAGES), ("torn", None)],
+    ("record", "verification", "error", "message"),
+    [
+        (cursor_of(0), None, StoreIncompatible, "version 0, this program reads 1"),
+        (cursor_of(3), verify, StoreIncompatible, "version 3, this program reads 1"),
+        (cursor_of(3), verify_in_child, StoreIncompatible, "version 3, this program"),
+        ((b"keys", b"r" + (1).to_bytes(8), None), verify, StoreDamaged, "is damaged"),
+        ((b"keys", b"kkey-0", None), verify, StoreDamaged, "is damaged"),
+        ((b"keys", b"kkey-0", b"torn"), verify, StoreDamaged, "is damaged"),
+        # The process that rewrites the store finds the damage.
+        ((b"keys", b"kkey-0", b"torn"), None, StoreDamaged, "is damaged"),
+        # It is newer than the cursor.
+        (use_of(b"n", 5000, 1), verify, StoreDamaged, "is damaged"),
+        (use_of(b"x", 1, 1), verify, StoreDamaged, "is damaged"),
+        (use_of(b"n", 2, 2), verify, StoreDamaged, "is damaged"),
+    ],
 )
-def test_damaged_store_of_format_1_is_refused_and_stays_as_it_is(
-    path: Path, damage: str, verification: object
+def test_store_with_a_wrong_record_is_refused_and_stays_as_it_is(
+    path: Path,
+    record: tuple[bytes, bytes, bytes | None],
+    verification: object,
+    error: type[StoreError],
+    message: str,
 ) -> None:
-    """
-    If it is not verified when it is opened, the process that rewrites it finds the damage.
-    """
-    put(path, b"keys", *DAMAGES[damage])
-    message = f"the store {path} is damaged"
-    with staying(path), pytest.raises(StoreDamaged, match=message):
+    put(path, *record)
+    with staying(path), pytest.raises(error, match=message):
         now(at(path, verify=verification).open())
 
 
 def test_backup_keeps_format_1_and_restore_rewrites_it(
-    path: Path, tmp_path: Path, keys: dict[bytes, bytes]
+    path: Path, tmp_path: Path, keys: dict[bytes, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     So version 1.0.0 can use the backup as well.
     """
+    read_without_child(monkeypatch)
     copy, place = tmp_path / "backup", tmp_path / "restored"
     assert backup(str(path), str(copy)).revision == 4 * BATCHES
     assert read_format_at(copy) == 1

@@ -60,11 +60,11 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(original: Path, tmp_path: Path) -> Path:
+def store(original: Path, path: Path) -> Path:
     """
     Provide a copy of the store, to be damaged.
     """
-    return Path(shutil.copytree(original, tmp_path / "store"))
+    return Path(shutil.copytree(original, path))
 
 
 def test_every_page_of_an_undamaged_file_is_accounted_for(store: Path) -> None:

@@ -63,13 +63,13 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return disk
 
 
-def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Disk) -> None:
+def test_a_disk_that_is_full_at_the_start(path: Path, disk: Disk) -> None:
     """
     A store on a full disk can be read, and refuses batches without trying the disk.
 
     The store tries the disk again after a second, and takes batches if there is room.
     """
-    path, clock = tmp_path / "store", Clock()
+    clock = Clock()
     filled(path, 2)
     disk.free = 0
     with at(path, monotonic=clock.seconds) as store:
@@ -92,14 +92,13 @@ def test_a_disk_that_is_full_at_the_start(tmp_path: Path, disk: Disk) -> None:
 
 
 def test_store_opens_only_if_the_disk_has_space_for_the_reader_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     A backup has no reader table, and on a full disk the table would have a hole.
 
     LMDB's writing to the hole would end the process.
     """
-    path = tmp_path / "store"
     state = filled(path, 2)
     (path / READER_TABLE_FILE).unlink()
     full = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
@@ -114,21 +113,20 @@ def test_store_opens_only_if_the_disk_has_space_for_the_reader_table(
 
 
 def test_disk_that_fails_for_another_reason_is_not_called_full(
-    tmp_path: Path, disk: Disk
+    path: Path, disk: Disk
 ) -> None:
     disk.free, disk.error = 0, errno.EIO
     message = "no space can be allocated.*Input/output error"
-    with at(tmp_path / "store") as store, pytest.raises(Refusal, match=message):
+    with at(path) as store, pytest.raises(Refusal, match=message):
         store.step(b"n")
 
 
-def test_commits_write_only_where_space_is_reserved(tmp_path: Path, disk: Disk) -> None:
+def test_commits_write_only_where_space_is_reserved(path: Path, disk: Disk) -> None:
     """
     No commit writes where nothing is set aside, and hardly any room is left unused.
 
     This holds even while a reader keeps every page from being used again.
     """
-    path = tmp_path / "store"
     filled(path, 500)
     disk.free = (path / "data.mdb").stat().st_size + RESERVE_BYTES
     with at(path) as store:
@@ -145,14 +143,11 @@ def test_commits_write_only_where_space_is_reserved(tmp_path: Path, disk: Disk) 
 
 
 @pytest.mark.parametrize("length", [8, 255])
-def test_commit_adds_no_more_to_the_file_than_was_reserved(
-    tmp_path: Path, length: int
-) -> None:
+def test_commit_adds_no_more_to_the_file_than_was_reserved(path: Path, length: int) -> None:
     """
     The bound holds also when as many keys go as come, while no page can be used again.
     """
     dice = random.Random(7)  # noqa: S311 nothing secret
-    path = tmp_path / "store"
 
     def fresh(count: int) -> list[bytes]:
         return [dice.randbytes(length).hex()[:length].encode() for _ in range(count)]
@@ -174,7 +169,7 @@ def test_commit_adds_no_more_to_the_file_than_was_reserved(
                 assert used_bytes(env) - before <= max_growth
 
 
-def test_a_reader_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     A process whose reading lets the file grow is named in the log, once a minute.
 
@@ -182,7 +177,7 @@ def test_a_reader_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """
     monkeypatch.setattr(reserve, "READER_CHECK_BYTES", 1 << 20)
     monkeypatch.setattr(reserve, "MIN_READER_COMMITS", 300)
-    path, clock = tmp_path / "store", Clock()
+    clock = Clock()
     with (
         at(path, monotonic=clock.seconds) as store,
         capturedLogs() as events,
@@ -197,12 +192,11 @@ def test_a_reader_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_full_map_names_the_reader_and_a_dead_reader_is_forgotten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     LMDB forgets the reader when one more batch was refused, and uses its pages again.
     """
-    path = tmp_path / "store"
     monkeypatch.setattr(reserve, "MAX_DISK_FRACTION", 0)
     with at(path, map_size=1 << 18) as store:
 
@@ -225,13 +219,12 @@ def warnings_about_space(events: Sequence[LogEvent]) -> int:
     return sum("is nearly full" in formatEvent(event) for event in events)
 
 
-def test_nearly_full_disk_causes_one_warning(tmp_path: Path, disk: Disk) -> None:
+def test_nearly_full_disk_causes_one_warning(path: Path, disk: Disk) -> None:
     """
     A store on a nearly full disk takes steps, and warns once before steps are refused.
 
     A store with its whole reserve does not warn.
     """
-    path = tmp_path / "store"
     filled(path, 2)
     size = (path / "data.mdb").stat().st_size
     for free, warnings in (
@@ -247,7 +240,7 @@ def test_nearly_full_disk_causes_one_warning(tmp_path: Path, disk: Disk) -> None
 
 
 def test_disk_that_others_fill_is_reported_when_it_happens_and_once_each_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     The store has its reserve and does not grow, so no allocation fails.
@@ -255,7 +248,7 @@ def test_disk_that_others_fill_is_reported_when_it_happens_and_once_each_time(
     file_system = SimpleNamespace(f_bavail=1 << 40, f_frsize=1, f_blocks=1 << 40)
     monkeypatch.setattr(Directory, "file_system_status", lambda _: file_system)
     clock = Clock()
-    with at(tmp_path / "store", monotonic=clock.seconds) as store, capturedLogs() as events:
+    with at(path, monotonic=clock.seconds) as store, capturedLogs() as events:
         for free, warnings in (
             (10 * RESERVE_BYTES, 0),
             (RESERVE_BYTES - 1, 1),

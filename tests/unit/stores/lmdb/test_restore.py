@@ -24,7 +24,7 @@ from pexservice.stores.lmdb.directory import (
 )
 from pexservice.stores.lmdb.restore import restore
 from pexservice.stores.lmdb.verify import summary, verify
-from tests.support.stores import make_store
+from tests.support.stores import make_store, read_without_child
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +40,11 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path, original: Path) -> Path:
+def place(tmp_path: Path, original: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """
     Provide a directory with a store at revision 9 and a backup of another at revision 7.
     """
+    read_without_child(monkeypatch)
     return shutil.copytree(original, tmp_path, dirs_exist_ok=True)
 
 
@@ -93,7 +94,13 @@ def test_restore_of_a_store_in_use_is_refused(place: Path) -> None:
     assert_nothing_happened(place)
 
 
-def test_damaged_backup_is_refused_before_anything_is_replaced(place: Path) -> None:
+def test_damaged_backup_is_refused_before_anything_is_replaced(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The process that reads it dies.
+    """
+    monkeypatch.undo()
     file = place / "backup" / DATA_FILE
     file.write_bytes(file.read_bytes()[:8192] + b"\xff" * 8192)
     with pytest.raises(StoreDamaged):

@@ -4,15 +4,13 @@ Damage that is found while the store is served: it ends as damage at the start d
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from twisted.internet.task import Clock
 
-from pexservice.process import scoreboard
 from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.stores.claim import StoreClaim
 from pexservice.stores.errors import StoreDamaged, StoreUnavailable
@@ -24,8 +22,7 @@ from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify
 from pexservice.stores.lmdb.witness import read_witness
 from pexservice.stores.verification import VerificationRecord
-from tests.support.fakes import ABOVE_ALL, Mailbox, now
-from tests.support.inline_executor import InlineExecutor
+from tests.support.fakes import ABOVE_ALL, InlineExecutor, Mailbox, now
 from tests.support.lmdb_pages import BRANCH, LEAF, PagedFile
 from tests.unit.stores.lmdb.test_store import StoreUnderTest, at, filled
 from tests.unit.stores.test_contract import batch
@@ -101,12 +98,11 @@ CASES: dict[str, tuple[Damage, Call, str]] = {
 
 @pytest.mark.parametrize(("damage", "call", "message"), CASES.values(), ids=CASES)
 def test_damage_that_a_call_meets_is_reported_and_changes_nothing(
-    tmp_path: Path, damage: Damage, call: Call, message: str
+    path: Path, damage: Damage, call: Call, message: str
 ) -> None:
     """
     A standby that takes over without a full verification does not serve that store.
     """
-    path = tmp_path / "store"
     filled(path, BATCHES)
     with at(path, kept_transitions=4, kept_keys=4) as store:
         damage(PagedFile(path))
@@ -121,11 +117,10 @@ def test_damage_that_a_call_meets_is_reported_and_changes_nothing(
     assert (path / DATA_FILE).read_bytes() == before
 
 
-def test_missing_journal_row_is_damage(tmp_path: Path) -> None:
+def test_missing_journal_row_is_damage(path: Path) -> None:
     """
     Although each other row is valid.
     """
-    path = tmp_path / "store"
     filled(path, 5)
     with at(path) as store:
         databases = store.opened.databases
@@ -174,24 +169,21 @@ class ServiceOnDisk:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[ServiceOnDisk]:
+def service(path: Path, board: int) -> ServiceOnDisk:
     """
     Provide a service none of whose workers has opened the store.
     """
-    filled(tmp_path / "store", BATCHES)
-    board = scoreboard.create()
-    yield ServiceOnDisk(tmp_path / "store", board)
-    os.close(board)
+    filled(path, BATCHES)
+    return ServiceOnDisk(path, board)
 
 
 @pytest.mark.parametrize("was_served", [False, True])
 def test_standby_verifies_a_store_whose_verification_was_not_completed(
-    tmp_path: Path, service: ServiceOnDisk, *, was_served: bool
+    path: Path, service: ServiceOnDisk, *, was_served: bool
 ) -> None:
     """
     The worker before it verified the store, and found damage or was killed.
     """
-    path = tmp_path / "store"
     if was_served:
         with service.store():
             pass
@@ -209,28 +201,27 @@ def test_standby_verifies_a_store_whose_verification_was_not_completed(
         now(standby.open())
 
 
-def test_standby_takes_over_a_store_that_its_service_has_created(tmp_path: Path) -> None:
+def test_standby_takes_over_a_store_that_its_service_has_created(
+    path: Path, board: int
+) -> None:
     """
     There was nothing to verify, so no verification is missing.
     """
-    board = scoreboard.create()
-    service = ServiceOnDisk(tmp_path / "store", board)
+    service = ServiceOnDisk(path, board)
     active, standby = service.store(), service.store()
     now(active.open())
     now(standby.open(active.close))
     assert service.verified == 0
     now(standby.close())
-    os.close(board)
 
 
-def test_store_is_served_again_when_it_verifies_as_undamaged(tmp_path: Path) -> None:
+def test_store_is_served_again_when_it_verifies_as_undamaged(path: Path) -> None:
     """
     A store that was found damaged is served again once it is found whole.
 
     All its pages and records must be found whole.  They are whole when the damage was one
     of memory, or when the store was restored.
     """
-    path = tmp_path / "store"
     filled(path, BATCHES)
     with at(path) as store:
         whole = (path / DATA_FILE).read_bytes()

@@ -164,19 +164,18 @@ def test_error_of_the_progress_function_is_raised(target: int) -> None:
 
 
 def test_abandoned_copy_ends_in_lmdb_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     The state is not read any more.
     """
-    store = tmp_path / "store"
-    filled(store, 500)
+    filled(path, 500)
     monkeypatch.setattr(snapshot, "MAX_SECONDS", -1.0)
     # Run the watch in this thread, before the copy begins: the copy might be whole by the
     # time that another thread runs.
     monkeypatch.setattr(ThreadPoolExecutor, "submit", at_once)
-    with pytest.raises(StoreError, match=f"copy of {store} was begun .* given up"):
-        copy_pages(store, tmp_path / "copy")
-    assert (store / DATA_FILE).exists()
-    with lmdb.open(str(store), readonly=True, max_dbs=3) as env:
+    with pytest.raises(StoreError, match=f"copy of {path} was begun .* given up"):
+        copy_pages(path, tmp_path / "copy")
+    assert (path / DATA_FILE).exists()
+    with lmdb.open(str(path), readonly=True, max_dbs=3) as env:
         assert oldest_reader(env) is None

@@ -29,11 +29,10 @@ BATCHES = 300
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def store(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """
     Provide a store whose pages the verification takes for sound.
     """
-    path = tmp_path / "store"
     filled(path, BATCHES)
     with lmdb.open(str(path), max_dbs=3, readonly=True, lock=False) as env:
         transaction = env.info()["last_txnid"]
@@ -64,11 +63,10 @@ def another_count(file: PagedFile) -> None:
         file.put(0, at, struct.pack("<Q", entries + 1))
 
 
-def test_leaf_whose_only_record_was_zeroed_is_damage(tmp_path: Path) -> None:
+def test_leaf_whose_only_record_was_zeroed_is_damage(path: Path) -> None:
     """
     It seems to have a record with an empty key, for which LMDB has another error.
     """
-    path = tmp_path / "store"
     filled(path, 1)
     file = PagedFile(path)
     main = file.number(file.newest_meta(), MAIN + ROOT, "Q")

@@ -18,10 +18,11 @@ from pexservice.stores.lmdb.backup import backup
 from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE
 from pexservice.stores.lmdb.file_system import READER_TABLE_FILE
 from pexservice.stores.lmdb.records import WitnessRecord
-from pexservice.stores.lmdb.verify import summary, verify, verify_in_child
+from pexservice.stores.lmdb.verify import summary, verify
 from pexservice.stores.lmdb.witness import Witness, read_witness
 from tests.support.fakes import now
 from tests.support.lmdb_pages import TRANSACTION, PagedFile
+from tests.support.stores import read_without_child
 from tests.unit.stores.lmdb.test_store import at, filled, mode
 
 
@@ -40,11 +41,11 @@ def begin_with_the_older_state(store: Path) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
+def store(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """
     Provide a store at revision 12, with a transaction's number that can lose a bit.
     """
-    path = tmp_path / "store"
+    read_without_child(monkeypatch)
     assert filled(path, 3) == (12, 6)
     return path
 
@@ -58,14 +59,16 @@ def reopened(path: Path) -> tuple[int, int]:
 
 
 def test_each_commit_writes_the_witness_before_its_response(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    It is flushed when the store is created and closed.
+    It is flushed when the store is created and closed.  Only the creation is logged.
     """
-    path = tmp_path / "store"
     store = at(path)
-    now(store.open())
+    with capturedLogs() as events:
+        now(store.open())
+    assert [event["log_format"][:19] for event in events] == ["created a new store"]
+    assert read_witness(path) == WitnessRecord(0)
     fsync, pwrite = Mock(wraps=os.fsync), Mock(wraps=os.pwrite)
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "pwrite", pwrite)
@@ -99,7 +102,7 @@ def test_store_older_than_its_witness_is_damaged(store: Path) -> None:
     """
     begin_with_the_older_state(store)
     before = (store / DATA_FILE).read_bytes(), (store / WITNESS_FILE).read_bytes()
-    for check in (verify, verify_in_child, None):
+    for check in (verify, None):
         with pytest.raises(StoreDamaged, match=r"at revision 8, but .* has revision 12"):
             now(at(store, verify=check).open())
     assert ((store / DATA_FILE).read_bytes(), (store / WITNESS_FILE).read_bytes()) == before
@@ -149,16 +152,6 @@ def test_missing_or_torn_witness_is_logged_once_and_renewed(
     assert [event["store"] for event in events] == [store]
     assert "no witness" in str(events[0]["log_format"])
     assert read_witness(store) == WitnessRecord(12)
-
-
-def test_new_store_is_created_with_its_witness(tmp_path: Path) -> None:
-    """
-    Only the creation is logged.
-    """
-    with capturedLogs() as events:
-        assert reopened(tmp_path / "store") == (0, 0)
-    assert [event["log_format"][:19] for event in events] == ["created a new store"]
-    assert read_witness(tmp_path / "store") == WitnessRecord(0)
 
 
 def test_witness_alone_shows_that_there_was_a_store(store: Path) -> None:
