@@ -67,7 +67,7 @@ class AsynchronousCommitter(Committer):
             self._max_early_responses = MAX_EARLY_RESPONSES
         super()._commit_succeeded(batch, after)
 
-    def _give_up(self, *failed: FailedBatch) -> None:
+    def _roll_back(self, *failed: FailedBatch) -> None:
         lost_steps = sum(_acknowledged_steps(batch) for batch, _ in failed)
         first_error, last_error = failed[0][1], failed[-1][1]
         if lost_steps:
@@ -80,7 +80,7 @@ class AsynchronousCommitter(Committer):
                 consequence="" if self._own_refusal else consequence,
             )
         self._max_early_responses = 0
-        super()._give_up(*failed)
+        super()._roll_back(*failed)
 
 
 def _acknowledged_steps(batch: PendingBatch) -> int:

@@ -146,7 +146,7 @@ class Committer(GroupCommit):
         if isinstance(error, Refusal):
             # Each step adds 1 to the revision, so this counts the steps of both batches.
             self._log_refusal(error, self._latest.revision - self.durable.revision)
-            self._give_up((batch, error), (self._open_batch, error))
+            self._roll_back((batch, error), (self._open_batch, error))
             return
         refusal = Refusal(_DAMAGED if isinstance(error, StoreDamaged) else _FAILED)
         # After a StoreError, the steps are not stored.  After an OutcomeUnknown or a bug in

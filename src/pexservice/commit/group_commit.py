@@ -121,7 +121,7 @@ class GroupCommit:
     C{step}, C{step_refusal}, C{read}, C{read_durable}, C{history} and C{wait_for_commit}.
     It must also define L{_state_at} and L{_commit_failed}, and may override
     L{_schedule_commit}, L{_begin_commit}, L{_write_open_batch}, L{_commit_succeeded} and
-    L{_give_up}.
+    L{_roll_back}.
 
     @ivar _max_early_responses: how many steps of a batch get their responses before the
         commit.  It is 0, except with C{--synchronous-commit off}.  This is a number and
@@ -218,7 +218,7 @@ class GroupCommit:
         @param failed: the batch whose commit failed, if there is one.
         """
         self._own_refusal = refusal
-        self._give_up(*failed, (self._open_batch, refusal))
+        self._roll_back(*failed, (self._open_batch, refusal))
         self._on_fatal_failure(failure)
 
     def _end_process_after_bug(self, failure: Failure) -> None:
@@ -358,31 +358,30 @@ class GroupCommit:
         """
         Write the open batch to the store, and call its waiters when it is durable.
         """
-        batch, after = self._open_batch, self._latest
-        self._committing_batch, self._open_batch = batch, PendingBatch(after)
+        pending, after = self._open_batch, self._latest
+        batch = Batch(
+            pending.before.cursor,
+            bytes(pending.transitions),
+            after.cursor,
+            self._time_ns(),
+            pending.keys,
+        )
+        self._committing_batch, self._open_batch = pending, PendingBatch(after)
         started = self._seconds()
 
         def handle_result(result: Failure | None) -> None:
             self._committing_batch = None
             if isinstance(result, Failure):
-                self._commit_failed(batch, result)
+                self._commit_failed(pending, result)
             else:
-                steps, seconds = len(batch.transitions), self._seconds() - started
+                steps, seconds = len(pending.transitions), self._seconds() - started
                 self._policy.learn(steps, seconds)
                 self.counts.count_commit(steps, seconds)
-                self._commit_succeeded(batch, after)
+                self._commit_succeeded(pending, after)
             self._continue_after_commit()
 
-        maybeDeferred(
-            self._store.commit,
-            Batch(
-                batch.before.cursor,
-                bytes(batch.transitions),
-                after.cursor,
-                self._time_ns(),
-                batch.keys,
-            ),
-        ).addBoth(handle_result).addErrback(self._end_process_after_bug)
+        committed = maybeDeferred(self._store.commit, batch).addBoth(handle_result)
+        committed.addErrback(self._end_process_after_bug)
 
     def _commit_succeeded(self, batch: PendingBatch, after: State) -> None:
         self.durable = after
@@ -407,7 +406,7 @@ class GroupCommit:
             self._policy.end_iteration(steps, self._seconds())
             self._schedule_commit()
 
-    def _give_up(self, *failed: FailedBatch) -> None:
+    def _roll_back(self, *failed: FailedBatch) -> None:
         """
         Fail the requests of all failed batches.
 

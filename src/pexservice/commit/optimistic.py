@@ -443,7 +443,7 @@ class OptimisticCommitter(GroupCommit):
             self._note_outage(failure)
         else:
             unknown = OutcomeUnknown("the service failed during a commit")
-            self._give_up((batch, unknown), (self._open_batch, _as_refusal(unknown)))
+            self._roll_back((batch, unknown), (self._open_batch, _as_refusal(unknown)))
             # This is a bug.  The base class ends the process after an exception.
             failure.raiseException()
-        self._give_up((batch, error), (self._open_batch, _as_refusal(error)))
+        self._roll_back((batch, error), (self._open_batch, _as_refusal(error)))

@@ -45,13 +45,6 @@ def test_position_after_is_the_position_of_the_applied_state(
     assert rebuilt.term.text == state.term.text
 
 
-def test_state_at_rejects_a_negative_revision_or_position() -> None:
-    with pytest.raises(ValueError, match="revision"):
-        state_at(-1, 0)
-    with pytest.raises(ValueError, match="position"):
-        state_at(0, -1)
-
-
 def test_repr_of_a_state_does_not_contain_the_value() -> None:
     assert repr(state_at(7, 100_000)) == "<State revision=7 position=100000>"
 

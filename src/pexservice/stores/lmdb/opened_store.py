@@ -100,6 +100,19 @@ class OpenedStore:
             raise
         self.reserve.allocate_first()
 
+    def prepare(self, batch: Batch) -> int:
+        """
+        Enlarge the map if C{batch} may need it.
+
+        Call this in the thread that calls L{history}, because LMDB must not move its map
+        during a read.
+
+        @return: how many bytes C{batch} may add to the file, for L{commit}.
+        """
+        max_growth = self.reserve.max_growth(batch)
+        self.reserve.grow_map(max_growth)
+        return max_growth
+
     def commit(self, batch: Batch, max_growth: int) -> None:
         """
         Write C{batch}, which adds at most C{max_growth} bytes to the file.

@@ -155,7 +155,7 @@ def _make_steps(directory: Directory, steps: int) -> None:
             count = min(_BATCH_STEPS, steps - begin)
             after = Cursor(before.revision + count, before.position)
             batch = Batch(before, to_and_fro * (count // 2), after, time.time_ns())
-            store.commit(batch, store.reserve.max_growth(batch))
+            store.commit(batch, store.prepare(batch))
             before = after
     except (Refusal, StoreError, OutcomeUnknown) as error:
         raise StoreError(f"--beyond: {steps} steps cannot be made: {error}") from error

@@ -103,7 +103,9 @@ class LmdbStore:
 
     async def _open(self, on_standby: Callable[[], object] | None) -> Cursor:
         try:
-            must_verify = await self._lock_or_wait(on_standby)
+            was_standby = await self._lock_or_wait(on_standby)
+            # A standby takes over without a verification, so that clients need not wait.
+            must_verify = not was_standby and self._verification.is_due
             was_verified = await self._prepare_files(must_verify=must_verify)
             return self._open_files(was_verified=was_verified)
         except Exception as error:
@@ -116,7 +118,7 @@ class LmdbStore:
         """
         Lock the directory.  If another process has locked it, wait as a standby.
 
-        @return: whether this process must verify the store.
+        @return: whether this process was a standby.
         """
         try:
             self.directory.lock()
@@ -125,9 +127,8 @@ class LmdbStore:
                 raise
             on_standby()
             await self._wait_for_lock()
-            # A standby takes over without a verification, so that clients need not wait.
-            return False
-        return self._verification.is_due
+            return True
+        return False
 
     async def _wait_for_lock(self) -> None:
         """
@@ -212,10 +213,7 @@ class LmdbStore:
     def commit(self, batch: Batch) -> Deferred[None]:
         try:
             opened = self._get_opened()
-            max_growth = opened.reserve.max_growth(batch)
-            # LMDB must not move its map during a read, and history() reads in the thread of
-            # the reactor.  So the map is enlarged in this thread, too.
-            opened.reserve.grow_map(max_growth)
+            max_growth = opened.prepare(batch)
         except LOW_LEVEL_ERRORS as error:
             return fail(as_store_error(self.directory.configured_path, error))
         except StoreError as error:

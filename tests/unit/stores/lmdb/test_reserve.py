@@ -161,9 +161,7 @@ def test_commit_adds_no_more_to_the_file_than_was_reserved(path: Path, length: i
                 *((64, 64), (64, 64), (2, 2), (2, 2), (1, 1), (1, 0)),
             ):
                 keys = fresh(key_count)
-                max_growth = store.opened.reserve.max_growth(
-                    batch(store.state, b"n" * size, *keys)
-                )
+                max_growth = store.opened.prepare(batch(store.state, b"n" * size, *keys))
                 before = used_bytes(env)
                 store.step(b"n" * size, *keys)
                 assert used_bytes(env) - before <= max_growth
