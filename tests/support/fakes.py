@@ -140,6 +140,7 @@ class MemoryStore:
 
     @ivar held: while true, a commit waits for L{finish}.
     @ivar batches: the committed batches.
+    @ivar under_way: the batch of the commit that is held back.
     """
 
     kept_keys: int = KEPT_KEYS
@@ -152,7 +153,8 @@ class MemoryStore:
     closed: bool = False
     shortage: Refusal | None = None
     remembered_keys: RememberedKeys = field(init=False, factory=RememberedKeys)
-    _under_way: tuple[Batch, Deferred[None]] | None = None
+    under_way: Batch | None = None
+    _done: Deferred[None] = field(init=False)
 
     def open(self, _: Callable[[], object] | None = None) -> Deferred[Cursor]:
         self.remembered_keys = RememberedKeys(self.kept_keys)
@@ -161,12 +163,11 @@ class MemoryStore:
         return succeed(self.cursor)
 
     def commit(self, batch: Batch) -> Deferred[None]:
-        assert self._under_way is None, "a commit while another is under way"
+        assert self.under_way is None, "a commit while another is under way"
         assert batch.transitions, "an empty batch"
         if self.held:
-            done: Deferred[None] = Deferred()
-            self._under_way = (batch, done)
-            return done
+            self.under_way, self._done = batch, Deferred()
+            return self._done
         if self.failure is not None:
             return fail(self.failure)
         self._take(batch)
@@ -180,24 +181,17 @@ class MemoryStore:
         self.batches.append(batch)
         self.rows = [*self.rows, *rows][-self.journal :]
 
-    @property
-    def under_way(self) -> Batch | None:
-        """
-        The batch of the commit that is held back.
-        """
-        return self._under_way and self._under_way[0]
-
     def finish(self, failure: Exception | None = None) -> None:
         """
         Finish the commit that is held back.
         """
-        assert self._under_way is not None
-        (batch, done), self._under_way = self._under_way, None
+        batch, self.under_way = self.under_way, None
+        assert batch is not None
         if failure is None:
             self._take(batch)
-            done.callback(None)
+            self._done.callback(None)
         else:
-            done.errback(failure)
+            self._done.errback(failure)
 
     def commit_refusal(self) -> Refusal | None:
         return self.shortage

@@ -12,12 +12,7 @@ from twisted.logger import capturedLogs
 
 from pexservice.commit.batching_policy import MAX_WAIT_SECONDS
 from pexservice.commit.committer import REFUSAL_LOG_INTERVAL_SECONDS, Committer
-from pexservice.commit.interface import (
-    CommitterBug,
-    KeyReused,
-    Outcome,
-    Step,
-)
+from pexservice.commit.interface import CommitterBug, KeyReused, Outcome, Step
 from pexservice.core.cursor import Transition
 from pexservice.stores.errors import OutcomeUnknown, Refusal, StoreDamaged, StoreError
 from tests.support.committer_bench import Bench

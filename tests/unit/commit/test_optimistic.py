@@ -8,17 +8,12 @@ import random
 from collections.abc import Callable
 
 import pytest
-from attrs import Factory, define, evolve, field
+from attrs import define, evolve
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
-from pexservice.commit.interface import (
-    CommitterBug,
-    KeyReused,
-    Outcome,
-    Step,
-)
+from pexservice.commit.interface import CommitterBug, KeyReused, Outcome, Step
 from pexservice.commit.optimistic import OptimisticCommitter
 from pexservice.core.cursor import State, Transition
 from pexservice.stores.errors import OutcomeUnknown, Refusal
@@ -476,32 +471,23 @@ class Request:
     record: Record
     step: Step | None = None
 
-    @property
-    def key(self) -> bytes | None:
-        return None if self.step is None else self.step.key
 
-
-@define(eq=False)
 class Chance:
     """
     A simulation of nodes, clients and a network, in an order that a seed chooses.
+
+    @ivar asking: the requests under way, by node.
     """
 
-    seed: int
-    etcd: FakeEtcd = Factory(FakeEtcd)
-    clock: Turns = Factory(Turns)
-    records: list[Record] = Factory(list)
-    repeating: list[Request] = Factory(list)
-    #: The requests under way, by node.
-    asking: dict[Node, list[Request]] = Factory(dict)
-    time: int = 0
-    requests: int = 0
-    choose: random.Random = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.choose = random.Random(self.seed)  # noqa: S311 no secret
+    def __init__(self, seed: int) -> None:
+        self.choose = random.Random(seed)  # noqa: S311 no secret
+        self.etcd, self.clock = FakeEtcd(), Turns()
+        self.records: list[Record] = []
+        self.repeating: list[Request] = []
+        self.asking: dict[Node, list[Request]] = {}
         for _ in range(3):
             self.asking[Node(self.etcd, self.clock)] = []
+        self.time = self.requests = 0
 
     def run(self, steps: int) -> None:
         """
@@ -583,7 +569,7 @@ class Chance:
         return True
 
     def _give_up(self, request: Request, *, refused: bool = False) -> None:
-        if request.key is not None:
+        if request.step is not None and request.step.key is not None:
             self.repeating.append(request)
         else:
             self.records.append(evolve(request.record, refused=refused))

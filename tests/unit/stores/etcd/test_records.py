@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from pexservice.core.cursor import Transition
 from pexservice.stores.etcd.records import (
     MAX_NUMBER,
     MAX_POSITION,
@@ -23,8 +22,6 @@ from pexservice.stores.etcd.records import (
     decode_key_list,
     decode_key_use,
 )
-from pexservice.stores.interface import HistoryEntry
-from pexservice.stores.remembered_keys import KeyUse
 
 CURSOR = {"format": 1, "revision": 9, "position": 4, "keys": 2}
 USE = {"transition": "n", "revision": 9, "position": 4}
@@ -38,18 +35,6 @@ NO_POSITIONS: list[Any] = [*NO_NUMBERS, MAX_POSITION + 1]
 def _pair(value: Any) -> Message:
     content = value if isinstance(value, bytes) else json.dumps(value).encode()
     return {"key": base64_text(b"p/x"), "value": base64_text(content), "mod_revision": "3"}
-
-
-def test_sound_records_are_read() -> None:
-    record = decode_cursor(_pair(CURSOR | {"position": MAX_POSITION}))
-    assert (record.cursor, record.key_count) == ((9, MAX_POSITION), 2)
-    assert decode_key_use(_pair(USE)) == KeyUse(Transition.NEXT, 9, 4)
-    assert decode_journal_row(_pair(ROW), 9) == [
-        HistoryEntry(8, 5, Transition.NEXT, 1),
-        HistoryEntry(9, 0, Transition.RESET, 1),
-    ]
-    assert decode_key_list(_pair({"names": ["a", "b"]})) == [b"a", b"b"]
-    assert decode_batch_number(_pair(7)) == 7
 
 
 def _decode_row(pair: Message) -> object:
@@ -78,6 +63,7 @@ def test_record_with_a_wrong_value_is_refused_by_its_key(
     field: str,
     values: list[Any],
 ) -> None:
+    decode(_pair(sound))
     for value in values:
         with pytest.raises(ForeignRecord, match=r"^the record b'p/x' is not of this"):
             decode(_pair(sound | {field: value}))

@@ -11,12 +11,7 @@ from twisted.internet.task import Clock
 
 from pexservice.stores.etcd import messages
 from pexservice.stores.etcd.messages import MAX_BATCH_KEYS
-from pexservice.stores.etcd.records import (
-    Layout,
-    decode_mark,
-    encode_mark,
-    end_of,
-)
+from pexservice.stores.etcd.records import Layout, decode_mark, encode_mark, end_of
 from pexservice.stores.etcd.store import EtcdStore
 from pexservice.stores.etcd.turn_queue import MAX_REMOVED_MARKS
 from pexservice.stores.shared_interface import Conflict

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from subprocess import PIPE, Popen
-from typing import Self
+from typing import Any, Self
 from unittest.mock import Mock
 
 import lmdb
@@ -21,12 +21,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from pexservice.core.cursor import Cursor, Transition, position_after
-from pexservice.stores.errors import (
-    OutcomeUnknown,
-    Refusal,
-    StoreDamaged,
-    StoreError,
-)
+from pexservice.stores.errors import OutcomeUnknown, Refusal, StoreDamaged, StoreError
 from pexservice.stores.lmdb import records, reserve
 from pexservice.stores.lmdb.databases import DATABASES, Databases
 from pexservice.stores.lmdb.directory import (
@@ -66,8 +61,7 @@ class StoreUnderTest(LmdbStore):
 
     @property
     def opened(self) -> OpenedStore:
-        assert self._opened is not None
-        return self._opened
+        return self._get_opened()
 
     def step(self, transitions: bytes, *keys: bytes) -> None:
         """
@@ -82,14 +76,16 @@ class NotDue(Verification):
     is_due = False
 
 
-def at(path: Path, *, map_size: int | None = None, **kwargs: object) -> StoreUnderTest:
+def at(
+    path: Path, *, map_size: int | None = None, verify: Any = verify, **options: Any
+) -> StoreUnderTest:
     """
     Return a store in C{path}.  It is not verified if C{verify} is C{None}.
     """
-    arguments: dict[str, object] = {"verify": verify, **kwargs}
-    if arguments["verify"] is None:
-        arguments["verification"] = NotDue()
-    store = StoreUnderTest(Directory(str(path)), inline(), **arguments)  # type: ignore[arg-type]
+    verification = NotDue() if verify is None else Verification()
+    store = StoreUnderTest(
+        Directory(str(path)), inline(), verify=verify, verification=verification, **options
+    )
     if map_size is not None:
         store._map_size = map_size
     return store
