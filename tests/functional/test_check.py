@@ -12,22 +12,6 @@ import pytest
 from tests.support.daemon import LOOPBACK, WORKER, Daemon, run
 from tests.support.pexctl import pexctl
 from tests.support.ports import held_ports
-from tests.support.stores import make_store
-
-
-def test_check_next_to_a_running_service_lists_what_it_uses(tmp_path: Path) -> None:
-    """
-    The check succeeds and creates no file.
-    """
-    make_store(tmp_path / "store", 3)
-    with Daemon(tmp_path, "--store", "lmdb:store", command=WORKER) as daemon:
-        before = sorted(file.name for file in tmp_path.iterdir())
-        address = f"tcp:{daemon.port}:interface=127.0.0.1"
-        options = ("--listen", address, "--store", "lmdb:store")
-        line = f"well; in use now: {address}, the store {tmp_path}/store"
-        assert pexctl(tmp_path, "check", *options) == (0, line)
-        assert sorted(file.name for file in tmp_path.iterdir()) == before
-        assert daemon.step() == 4
 
 
 def test_check_names_the_new_store_and_creates_nothing(tmp_path: Path) -> None:
@@ -97,7 +81,7 @@ def test_created_store_is_the_only_one_that_a_service_without_creation_opens(
     code, output = pexctl(tmp_path, "check", "--config", str(config))
     assert (code, missing in output) == (1, True)
     options = ("--config", str(config), "--listen", LOOPBACK)
-    ended = run(tmp_path, "-n", "--pidfile=", "pexservice", *options)
+    ended = run(tmp_path, "-n", "--pidfile=", WORKER, *options)
     (line,) = ended.stderr.splitlines()
     assert (ended.returncode, missing in line) == (1, True)
     assert not store.exists()

@@ -202,7 +202,15 @@ def test_address_in_use_and_address_of_another_machine_are_named(tmp_path: Path)
 
 
 def test_store_in_use_is_refused_and_its_owner_undisturbed(tmp_path: Path) -> None:
+    """
+    C{pexctl check} lists what is in use, succeeds and creates no file.
+    """
     with Daemon(tmp_path, "--standby", "0") as daemon:
+        files = sorted(tmp_path.iterdir())
+        address = f"tcp:{daemon.port}:interface=127.0.0.1"
+        in_use = f"well; in use now: {address}, the store {tmp_path}/{STORE}"
+        assert pexctl(tmp_path, "check", "--listen", address) == (0, in_use)
+        assert sorted(tmp_path.iterdir()) == files
         line = refused(tmp_path, "--listen", LOOPBACK)
         owner = daemon.active_worker()[1]
         assert line == (

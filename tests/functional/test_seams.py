@@ -154,8 +154,9 @@ MOUNTS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.needs("root", "namespaces", "mount")
-@pytest.mark.parametrize("kind", amount(short=["hidden by an empty disk"], long=[*MOUNTS]))
+@pytest.mark.parametrize("kind", MOUNTS)
 def test_changed_mount_makes_no_worker_create_or_serve_another_store(
     tmp_path: Path, kind: str
 ) -> None:
