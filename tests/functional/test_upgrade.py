@@ -74,6 +74,10 @@ WATCHDOG = "5"
 #: after which a test assumes that the service continues.
 CLIENTS = amount(short=4, long=8)
 MORE = amount(short=200, long=1000)
+
+#: Most of a test waits for workers that start, and a full load would slow them down.
+PAUSE = amount(short=0.005, long=0.0)
+
 KILLS = amount(short=2, long=3)
 
 
@@ -157,7 +161,7 @@ def test_reload_brings_the_new_code_and_no_client_notices(
     It ends with its supervisor, and leaves the store to the next service.
     """
     with service(tmp_path, installation, "--standby", "0") as daemon:
-        with load(daemon, CLIENTS) as clients:
+        with load(daemon, CLIENTS, pause_seconds=PAUSE) as clients:
             until_acknowledged(clients, MORE)
             installation.upgrade(FIRST_LINE)
             daemon.reload()
@@ -191,7 +195,7 @@ def test_killed_workers_are_replaced_by_new_ones_and_no_step_is_lost(
     """
     with service(tmp_path, installation) as daemon:
         daemon.until_up()
-        with load(daemon, CLIENTS) as clients:
+        with load(daemon, CLIENTS, pause_seconds=PAUSE) as clients:
             until_acknowledged(clients, MORE)
             installation.upgrade(FIRST_LINE)
             for kills in range(1, KILLS + 1):

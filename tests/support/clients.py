@@ -75,6 +75,7 @@ class Client(Stoppable):
     A client that makes steps as fast as it gets responses, and waits for a service.
 
     @ivar fresh: open a new connection for each request.
+    @ivar pause_seconds: the time between a response and the next request.
     @ivar acknowledged: the steps whose responses arrived.
     @ivar refused: the number of refused connections.
     @ivar broken: the number of connections that ended without a response, except those on
@@ -86,6 +87,7 @@ class Client(Stoppable):
     number: int
     port: int
     fresh: bool = False
+    pause_seconds: float = 0.0
     acknowledged: list[AcknowledgedStep] = Factory(list)
     refused: int = 0
     broken: int = 0
@@ -104,6 +106,8 @@ class Client(Stoppable):
             word = choose.choices(["next", "previous", "reset"], [90, 9, 1])[0]
             # Every other client uses keys, and repeats a step that got no response.
             self._step(word, f"{self.number}-{count}" if self.number % 2 else None)
+            if self.pause_seconds:
+                time.sleep(self.pause_seconds)
         self._close()
 
     def _step(self, word: str, key: str | None) -> None:

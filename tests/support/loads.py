@@ -19,14 +19,14 @@ ENOUGH = 1000
 
 @contextmanager
 def load(
-    daemon: Daemon, number: int = CLIENTS, *, keys: bool = True
+    daemon: Daemon, number: int = CLIENTS, *, keys: bool = True, pause_seconds: float = 0.0
 ) -> Iterator[list[Client]]:
     """
-    Run clients that make steps as fast as they get responses, until the end of the block.
+    Run clients that make steps, by default without pauses, until the end of the block.
     """
     # Clients with an odd number use keys.
     numbers = range(0, number if keys else 2 * number, 1 if keys else 2)
-    clients = [Client(n, daemon.port, fresh=n % 4 < 2) for n in numbers]
+    clients = [Client(n, daemon.port, n % 4 < 2, pause_seconds) for n in numbers]
     with running(clients):
         yield clients
 
