@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 import pytest
+from twisted.python import usage
 
 from pexservice.cli.twistd import (
     CommonOptions,
@@ -243,7 +244,8 @@ def test_wrong_option_has_its_own_status_in_the_foreground(
     The start of a daemon has one status for all errors.
     """
     options = WorkerOptions()
-    options.parent = {"nodaemon": foreground}
+    options.parent = usage.Options()
+    options.parent["nodaemon"] = foreground
     with pytest.raises(SystemExit) as raised:
         options.parseOptions(["--journal", "0"])
     assert raised.value.code == status
