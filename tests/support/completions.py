@@ -1,19 +1,19 @@
 """
-Write the completions of C{pexctl} and C{pexservice} for shells, from their options.
+Write the completions of C{pexctl} and C{pexservice} for shells, from their parsers.
 
 C{python -m tests.support.completions} writes the files; a test compares them.
 """
 
 from __future__ import annotations
 
-from argparse import SUPPRESS, Action, ArgumentParser, _SubParsersAction
+from argparse import Action, ArgumentParser, _AppendAction, _SubParsersAction
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from attrs import frozen
-
+from pexservice.cli.parser import OptionsParser
 from pexservice.cli.pexctl import PARSER
 from pexservice.cli.twistd import ServiceOptions
+from pexservice.cli.verb import VERBS
 
 _PLACE = Path(__file__).parents[2] / "src" / "pexservice" / "cli" / "completions"
 BASH = _PLACE / "bash" / "pexctl"
@@ -25,70 +25,31 @@ SERVICE_ZSH = _PLACE / "zsh" / "_pexservice"
 _FILES = {"FILE", "PEM"}
 _DIRECTORIES = {"STORE", "TO", "DIRECTORY", "BACKUP"}
 
+_SERVICE = OptionsParser("", ServiceOptions.declared())
 
-@frozen
-class Flag:
+
+def _options(parser: ArgumentParser) -> list[Action]:
+    return [action for action in parser._actions if action.option_strings]
+
+
+def _name(option: Action) -> str:
+    return option.option_strings[-1]
+
+
+def _value(action: Action) -> str:
     """
-    An option of a command.
-
-    @ivar name: the name with its dashes.
-    @ivar value: the word for the option's value; empty if the option takes none.
+    Return the word for the value of an argument; empty if it takes none.
     """
-
-    name: str
-    value: str
-    help: str
-    repeatable: bool
+    return "" if action.nargs == 0 else str(action.metavar or action.dest.upper())
 
 
-@frozen
-class Verb:
-    """
-    A verb of C{pexctl} with its options.
-    """
-
-    name: str
-    summary: str
-    options: list[Flag]
-    positionals: list[Action]
-
-
-def verbs(parser: ArgumentParser) -> Iterator[Verb]:
-    (commands,) = (
-        action for action in parser._actions if isinstance(action, _SubParsersAction)
-    )
-    for listed in commands._choices_actions:
-        actions = [
-            action
-            for action in commands.choices[listed.dest]._actions
-            if action.help is not SUPPRESS
-        ]
-        options = [_flag(action) for action in actions if action.option_strings]
-        positionals = [action for action in actions if not action.option_strings]
-        yield Verb(listed.dest, listed.help or "", options, positionals)
-
-
-def _flag(action: Action) -> Flag:
-    value = "" if action.nargs == 0 else str(action.metavar or action.dest.upper())
-    is_repeatable = type(action).__name__ == "_AppendAction"
-    return Flag(action.option_strings[-1], value, action.help or "", is_repeatable)
-
-
-def service_options() -> list[Flag]:
-    # The help is left out, because each option has several sentences.
-    return [
-        Flag(f"--{option.name}", option.metavar, "", option.repeatable)
-        for option in sorted(ServiceOptions.declared(), key=lambda option: option.name)
-    ]
-
-
-def _bash(program: str, options: Iterable[Flag], words: Iterable[str]) -> Iterator[str]:
+def _bash(program: str, options: Iterable[Action], words: Iterable[str]) -> Iterator[str]:
     """
     Yield the lines of the bash completion of C{program}.
 
     @param words: the lines that choose the words after anything but an option's value.
     """
-    values = {option.name: option.value for option in options if option.value}
+    values = {_name(option): _value(option) for option in options if _value(option)}
     yield f"# Completion of {program} for bash, by python -m tests.support.completions."
     yield f"_{program}() {{"
     yield '    local word=${COMP_WORDS[COMP_CWORD]} words="" kind=""'
@@ -112,25 +73,26 @@ def _bash(program: str, options: Iterable[Flag], words: Iterable[str]) -> Iterat
 
 
 def bash() -> Iterator[str]:
-    known = [*verbs(PARSER)]
-    names = " ".join(verb.name for verb in known)
     words = [
         "            case $COMP_CWORD:${COMP_WORDS[1]} in",
-        f'                1:*) words="{names} --help --version" ;;',
+        f'                1:*) words="{" ".join(VERBS)} --help --version" ;;',
     ]
-    for verb in known:
-        line = " ".join(option.name for option in verb.options)
-        takes_directory = any(str(p.metavar) in _DIRECTORIES for p in verb.positionals)
+    for verb, parser in VERBS.items():
+        line = " ".join(map(_name, _options(parser)))
+        takes_directory = any(
+            _value(action) in _DIRECTORIES and not action.option_strings
+            for action in parser._actions
+        )
         kind = " kind=-d" if takes_directory else ""
-        words.append(f'                *:{verb.name}) words="{line}"{kind} ;;')
+        words.append(f'                *:{verb}) words="{line}"{kind} ;;')
     words.append("            esac")
-    return _bash("pexctl", [option for verb in known for option in verb.options], words)
+    options = [option for parser in VERBS.values() for option in _options(parser)]
+    return _bash("pexctl", options, words)
 
 
 def service_bash() -> Iterator[str]:
-    options = service_options()
-    names = " ".join(option.name for option in options)
-    words = f'            words="{names} --help --version"'
+    options = _options(_SERVICE)
+    words = f'            words="{" ".join(map(_name, options))}"'
     return _bash("pexservice", options, [words])
 
 
@@ -140,31 +102,30 @@ def _quoted(text: str) -> str:
     return text.replace("'", "'\\''").replace("%%", "%")
 
 
-def _value(value: str) -> str:
+def _zsh(action: Action, *, with_help: bool = True) -> str:
     """
-    Return how zsh completes a value with this name.
+    Return how zsh completes an argument.
     """
-    completed = (
-        "_files" if value in _FILES else "_files -/" if value in _DIRECTORIES else ""
-    )
-    return f":{_quoted(value)}:{completed}"
-
-
-def _option(option: Flag) -> str:
+    value = _value(action)
+    kind = "_files" if value in _FILES else "_files -/" if value in _DIRECTORIES else ""
+    completed = f":{_quoted(value)}:{kind}" if value else ""
+    if not action.option_strings:
+        return f"'{':' if action.nargs == '?' else ''}{completed}'"
     # A repeatable option is offered again.
-    again = "*" if option.repeatable else ""
-    text = f"[{_quoted(option.help)}]" if option.help else ""
-    value = _value(option.value) if option.value else ""
-    return f"'{again}{option.name}{text}{value}'"
+    again = "*" if isinstance(action, _AppendAction) else ""
+    text = f"[{_quoted(action.help or '')}]" if with_help else ""
+    return f"'{again}{_name(action)}{text}{completed}'"
 
 
 def zsh() -> Iterator[str]:
-    known = [*verbs(PARSER)]
+    (verbs,) = (
+        action for action in PARSER._actions if isinstance(action, _SubParsersAction)
+    )
     yield "#compdef pexctl"
     yield "# Completion of pexctl for zsh, by python -m tests.support.completions."
     yield "local -a verbs=("
-    for verb in known:
-        yield f"    '{verb.name}:{_quoted(verb.summary)}'"
+    for listed in verbs._choices_actions:
+        yield f"    '{listed.dest}:{_quoted(listed.help or '')}'"
     yield ")"
     yield "if (( CURRENT == 2 )); then"
     yield "    _describe verb verbs"
@@ -173,15 +134,11 @@ def zsh() -> Iterator[str]:
     yield "fi"
     yield "shift words; (( CURRENT-- ))"
     yield "case $words[1] in"
-    for verb in known:
-        arguments = [_option(option) for option in verb.options]
-        for positional in verb.positionals:
-            optional = ":" if positional.nargs == "?" else ""
-            value = _value(str(positional.metavar or positional.dest.upper()))
-            arguments.append(f"'{optional}{value}'")
-        yield f"    {verb.name})"
+    for name, parser in VERBS.items():
+        arguments = [*_options(parser), *parser._get_positional_actions()]
+        yield f"    {name})"
         yield "        _arguments \\"
-        yield " \\\n".join(f"            {argument}" for argument in arguments)
+        yield " \\\n".join(f"            {_zsh(argument)}" for argument in arguments)
         yield "        ;;"
     yield "esac"
 
@@ -190,9 +147,9 @@ def service_zsh() -> Iterator[str]:
     yield "#compdef pexservice"
     yield "# Completion of pexservice for zsh, by python -m tests.support.completions."
     yield "_arguments \\"
-    for option in service_options():
-        yield f"    {_option(option)} \\"
-    yield "    '--help' '--version'"
+    # The help is left out, because each option has several sentences.
+    options = _options(_SERVICE)
+    yield " \\\n".join(f"    {_zsh(option, with_help=False)}" for option in options)
 
 
 #: The functions that yield the lines of a file, by its path.
@@ -203,11 +160,6 @@ def content(path: Path) -> str:
     return "\n".join([*FILES[path](), ""])
 
 
-def main() -> None:
-    for path in FILES:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content(path))
-
-
 if __name__ == "__main__":
-    main()
+    for file in FILES:
+        file.write_text(content(file))
