@@ -9,24 +9,23 @@ and L{three_nodes} for a few seconds.
 
 from __future__ import annotations
 
-import json
 import os
+import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from attrs import frozen
+from attrs import Factory, define, frozen
 
-from pexservice.client import BlockingCursor
-from tests.labs.client.clients import ClientRecord
+from pexservice.client import BlockingCursor, CursorError
 from tests.labs.failover.lab import JOURNAL
 from tests.support.clients import replayed
-from tests.support.daemon import TIMEOUT_SECONDS, Daemon, children, wait_until
+from tests.support.daemon import Daemon, children, wait_until
 from tests.support.etcd import cluster
 from tests.support.evidence import record
 from tests.support.nginx import nginx
@@ -34,6 +33,9 @@ from tests.support.ports import held_ports
 
 #: How many clients make steps at the same time, for each group of URLs.
 CLIENTS = 64
+
+#: Much longer than any call should take, so that no call fails by its deadline.
+DEADLINE_SECONDS = 120.0
 
 #: The intervals between two kills of the active worker, and of its supervisor.
 WORKER_KILL_INTERVAL_SECONDS = 2.0
@@ -61,31 +63,77 @@ class Result:
     repetitions: int
 
 
+@define(eq=False)
+class ClientRecord:
+    """
+    The record of one client.
+
+    @ivar call_count: how many calls were made.
+    @ivar responses: of each call with a response, the revision, the position, the
+        transition and the duration in seconds.
+    @ivar replayed: how many of these responses were replays.
+    @ivar repetitions: how many failed attempts were repeated.
+    @ivar failures: the errors of the calls that failed.
+    """
+
+    call_count: int = 0
+    responses: list[tuple[int, int, str, float]] = Factory(list)
+    replayed: int = 0
+    repetitions: int = 0
+    failures: list[str] = Factory(list)
+
+
+def make_steps(
+    urls: Sequence[str], record: ClientRecord, end: float, client_number: int
+) -> None:
+    """
+    Make steps until the time C{end}.
+    """
+
+    def on_retry(_: str) -> None:
+        record.repetitions += 1
+
+    rng = random.Random(client_number)  # noqa: S311 nothing secret
+    # Each client tries another address first.
+    first = client_number % len(urls)
+    with BlockingCursor(
+        *urls[first:], *urls[:first], deadline=DEADLINE_SECONDS, on_retry=on_retry
+    ) as cursor:
+        while time.monotonic() < end:
+            transition = rng.choices(["next", "previous", "reset"], [60, 39, 1])[0]
+            record.call_count += 1
+            began = time.monotonic()
+            try:
+                state = getattr(cursor, transition)()
+            except CursorError as error:
+                record.failures.append(f"{type(error).__name__}: {error}")
+                continue
+            seconds = time.monotonic() - began
+            record.responses.append((state.revision, state.position, transition, seconds))
+            record.replayed += state.replayed
+
+
 @contextmanager
 def running_clients(
-    path: Path, seconds: float, url_groups: Sequence[Sequence[str]]
+    seconds: float, url_groups: Sequence[Sequence[str]]
 ) -> Iterator[list[ClientRecord]]:
     """
-    Run a process with clients for each group of URLs, until the end of the block.
+    Run clients of each group of URLs in threads, until the end of the block.
 
     @return: a list that has the records of the clients after the block.
     """
     records: list[ClientRecord] = []
-    files = [path / f"calls-{number}.json" for number in range(len(url_groups))]
-    processes = []
-    try:
-        for file, urls in zip(files, url_groups, strict=True):
-            command = [sys.executable, "-m", "tests.labs.client.clients"]
-            arguments = [str(seconds), str(CLIENTS), str(file), *urls]
-            processes.append(subprocess.Popen([*command, *arguments]))
+    clients: list[Future[None]] = []
+    end = time.monotonic() + seconds
+    with ThreadPoolExecutor(len(url_groups) * CLIENTS) as threads:
+        for urls in url_groups:
+            for number in range(CLIENTS):
+                records.append(ClientRecord())
+                client = threads.submit(make_steps, urls, records[-1], end, number)
+                clients.append(client)
         yield records
-        for process in processes:
-            assert process.wait(seconds + 2 * TIMEOUT_SECONDS) == 0
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    records += [ClientRecord(**json.loads(file.read_text())) for file in files]
+    for client in clients:
+        client.result()
 
 
 def check(records: Sequence[ClientRecord], url: str) -> None:
@@ -175,7 +223,7 @@ def one_machine(
             url_groups.append([f"http://127.0.0.1:{nginx_port}"])
         daemon = Daemon(path, *options)
         try:
-            with running_clients(path, seconds, url_groups) as records:
+            with running_clients(seconds, url_groups) as records:
                 end = time.monotonic() + seconds
                 next_restart = time.monotonic() + supervisor_interval
                 while time.monotonic() + WORKER_KILL_INTERVAL_SECONDS < end or not (
@@ -241,7 +289,7 @@ def three_nodes(path: Path, seconds: float) -> Result:
 
         nodes = [start(number) for number in range(3)]
         try:
-            with running_clients(path, seconds, [urls]) as records:
+            with running_clients(seconds, [urls]) as records:
                 end = time.monotonic() + seconds
                 while time.monotonic() + NODE_DOWN_SECONDS < end:
                     number = kills % 3

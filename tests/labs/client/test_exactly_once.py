@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.labs.client.clients import ClientRecord
-from tests.labs.client.lab import CLIENTS, check, one_machine, three_nodes
+from tests.labs.client.lab import CLIENTS, ClientRecord, check, one_machine, three_nodes
 from tests.support.daemon import Daemon
 
 
