@@ -1,5 +1,5 @@
 """
-Tests of the access to the cursor: tokens, and requests from web pages.
+Tests of the access to the cursor: tokens, and the rules for web pages.
 """
 
 from __future__ import annotations
@@ -14,12 +14,22 @@ from twisted.logger import capturedLogs
 
 from pexservice.process.exit_status import Misconfigured
 from pexservice.web import access
-from pexservice.web.access import ANY_HOST, Access, BadTokens, HostPolicy, read_tokens
+from pexservice.web.access import (
+    ANY_HOST,
+    Access,
+    BadTokens,
+    HostPolicy,
+    read_tokens,
+    same_host,
+)
 from pexservice.web.clients import Peer
+from pexservice.web.parameters import marks_prefetch
+from pexservice.web.problems import Problem
 from pexservice.web.responses import JSON
 from tests.support.caller import Caller
 
 ORIGIN = "https://pages.example.org"
+HOST = b"pex.example.org:8081"
 
 
 def digests(*tokens: str) -> frozenset[bytes]:
@@ -222,3 +232,123 @@ def test_peer_whose_host_is_not_checked_sees_no_processes() -> None:
     policy = HostPolicy(own_name="box")
     assert (policy.protects(local), policy.protects(remote)) == (True, False)
     assert not HostPolicy([ANY_HOST], own_name="box").protects(local)
+
+
+def refusal(
+    access: Access, host: bytes | None, origins: list[bytes], sites: list[bytes]
+) -> Problem | None:
+    """
+    Return the problem that a step with these headers gets, if any.
+    """
+    headers = {b"origin": origins, b"sec-fetch-site": sites}
+    present = {name: values for name, values in headers.items() if values}
+    if host is not None:
+        present[b"host"] = [host]
+    try:
+        access.check_page("move the cursor", present)
+    except Problem as problem:
+        return problem
+    return None
+
+
+@pytest.mark.parametrize(
+    ("sites", "origins", "own"),
+    [
+        # A client that is no browser.
+        ([], [], True),
+        ([b"same-origin"], [], True),
+        ([b"none"], [], True),
+        ([b"same-origin"], [b"https://elsewhere.example"], True),
+        ([b"same-site"], [], False),
+        ([b"cross-site"], [], False),
+        ([b"cross-site"], [b"http://" + HOST], False),
+        ([b""], [], False),
+        ([b"Same-Origin"], [], False),
+        ([b"cross-site", b"same-origin"], [], False),
+        ([b"same-origin, cross-site"], [], False),
+        ([b"same-origin, none"], [], True),
+        # An older browser, or one that does not trust the connection.
+        ([], [b"https://" + HOST], True),
+        ([], [b"http://elsewhere.example"], False),
+        ([], [b"http://" + HOST, b"http://elsewhere.example"], False),
+        ([], [b"http://" + HOST + b", http://elsewhere.example"], False),
+    ],
+)
+def test_sec_fetch_site_decides_and_origin_only_without_it(
+    sites: list[bytes], origins: list[bytes], *, own: bool
+) -> None:
+    """
+    If there are several values, all of them must pass.
+    """
+    problem = refusal(Access(), HOST, origins, sites)
+    assert (problem is None) is own
+    if problem is not None:
+        assert (problem.status, problem.name) == (403, "cross-origin")
+        assert "may not move the cursor" in problem.detail
+        assert "--cors-origin" in problem.detail
+
+
+def test_http_1_0_request_without_host_has_no_origin() -> None:
+    assert refusal(Access(), None, [b"http://localhost"], []) is not None
+    assert refusal(Access(), None, [], []) is None
+
+
+@pytest.mark.parametrize(
+    ("origins", "allowed"),
+    [
+        ([ORIGIN], True),
+        ([ORIGIN + "."], False),
+        ([ORIGIN + ":8443"], False),
+        (["http://pages.example.org"], False),
+        ([ORIGIN, ORIGIN], False),
+        ([], False),
+    ],
+)
+def test_only_a_named_origin_is_allowed_whatever_the_browser_says(
+    origins: list[str], *, allowed: bool
+) -> None:
+    sent = [origin.encode() for origin in origins]
+    problem = refusal(Access(origins=[ORIGIN]), HOST, sent, [b"cross-site"])
+    assert (problem is None) is allowed
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "same"),
+    [
+        (b"http://localhost", b"localhost:80", True),
+        (b"https://localhost", b"localhost", True),
+        (b"https://localhost", b"localhost:443", True),
+        (b"http://localhost:8081", b"localhost", False),
+        (b"http://[::1]:8081", b"[::1]:8081", True),
+        (b"http://localhost", b"localhost:", True),
+        (b"HTTP://LOCALHOST:8081", b"localhost:8081", True),
+        (b"http://localhost", b"example.localhost", False),
+        (b"null", b"null", False),
+        (b"", b"", False),
+        (b"file://localhost", b"localhost", False),
+        (b"http://user@localhost", b"localhost", False),
+        (b"http://localhost/", b"localhost", False),
+    ],
+)
+def test_default_port_may_be_left_out_and_schemes_are_not_compared(
+    origin: bytes, host: bytes, *, same: bool
+) -> None:
+    assert same_host(origin, host) is same
+
+
+@pytest.mark.parametrize(
+    ("values", "meant"),
+    [
+        ([], True),
+        ([b"other"], True),
+        ([b""], True),
+        ([b"prefetch"], False),
+        ([b"prefetch;prerender"], False),
+        ([b"Prefetch"], False),
+        ([b"preview"], False),
+        ([b"other, prefetch"], False),
+        ([b"other", b"prefetch"], False),
+    ],
+)
+def test_prefetch_is_recognized_by_its_headers(values: list[bytes], *, meant: bool) -> None:
+    assert marks_prefetch(values) is not meant
