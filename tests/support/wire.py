@@ -72,6 +72,7 @@ class Server:
         access: Access | None = None,
         connections: int = 100,
         streams: int = 10,
+        pauses: bool = False,
         proxies: tuple[str, ...] = (),
         hosts: tuple[str, ...] = (),
         table: EndpointTable = DEFAULT_TABLE,
@@ -87,6 +88,7 @@ class Server:
         @param etcd: use a store on this etcd, which must respond during the start.
         @param logs: write an access log, see L{lines}.
         @param hosts: the accepted host names on loopback connections.
+        @param pauses: whether there is a pause between two pages of the history.
         @param report: the supervisor's report.
         """
         self.clock = Turns()
@@ -128,8 +130,7 @@ class Server:
             checker,
             self.events,
             table=table,
-            # There is no pause between two pages of the history.
-            call_later=lambda _, call: call(),
+            call_later=self.clock.callLater if pauses else lambda _, call: call(),
             metrics_response=metrics.response,
             read_report=lambda: self.report,
         )

@@ -52,6 +52,7 @@ FOREIGN_WORDS = {
     "permission denied",
 }
 
+_IMPORT = re.compile(r"(?m)^ *from pexservice\.(\w+)[\w.]* import ")
 _ARROW = re.compile(r"(?m)^    (\w+)(?:\[.*?\])? --> (\w+)")
 
 
@@ -108,28 +109,14 @@ def imports_between_packages() -> dict[str, set[str]]:
     imported: dict[str, set[str]] = {}
     for path in PACKAGE.rglob("*.py"):
         importer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        targets = imported.setdefault(importer, set())
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module is not None:
-                package, _, rest = node.module.partition(".")
-                if package == "pexservice" and rest:
-                    targets.add(rest.partition(".")[0])
-        targets.discard(importer)
-    return {
-        importer: targets
-        for importer, targets in imported.items()
-        if not importer.startswith("__")
-    }
+        if not importer.startswith("__"):
+            targets = _IMPORT.findall(path.read_text())
+            imported.setdefault(importer, set()).update({*targets} - {importer})
+    return imported
 
 
 def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
-    nodes: set[str] = set()
-    pending = set(graph.get(start, ()))
-    while pending:
-        node = pending.pop()
-        nodes.add(node)
-        pending |= graph.get(node, set()) - nodes
-    return nodes
+    return {start}.union(*(reachable(graph, target) for target in graph[start]))
 
 
 def test_picture_of_the_packages_shows_the_imports_of_the_code() -> None:

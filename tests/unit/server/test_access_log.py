@@ -27,9 +27,7 @@ def lines(server: Server, *requests: bytes, peer: object = None) -> list[bytes]:
     """
     before = len(server.lines)
     for request in requests:
-        wire = server.connect(peer)
-        wire.send(request)
-        wire.turns()
+        server.ask(request, peer=peer)
     return [line.replace(STAMP, b"[T]") for line in server.lines[before:]]
 
 
@@ -80,9 +78,7 @@ def test_lines_follow_the_order_of_the_responses() -> None:
     server = Server(logs=True)
     lines(server, STEP, STEP)
     server.store.held = True
-    step = server.connect()
-    step.send(STEP)
-    step.turns()
+    server.ask(STEP)
     (read,) = lines(server, b"GET /current HTTP/1.1\r\nHost: h\r\n\r\n")
     assert b"GET /current" in read
     server.store.finish()
@@ -132,10 +128,7 @@ def test_full_disk_loses_lines_and_no_response() -> None:
     server.log.failure = OSError(errno.ENOSPC, "no space")
     with capturedLogs() as events:
         for _ in range(3):
-            wire = server.connect()
-            wire.send(STEP)
-            wire.turns()
-            assert b" 200 OK" in wire.received
+            assert server.ask(STEP).statuses == [200]
             server.shared.tick()
         server.log.failure = None
         assert len(lines(server, STEP)) == 1

@@ -365,9 +365,7 @@ def test_bug_in_a_problem_ends_the_connection(
 
     monkeypatch.setattr(connection, "problem_of", fails)
     server.store.held = True
-    wire = server.connect()
-    wire.send(NEXT)
-    wire.turns()
+    wire = server.ask(NEXT)
     server.store.finish(Refusal("the disk is full"))
     wire.turns()
     assert wire.transport.aborted

@@ -8,9 +8,7 @@ import pytest
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
 
-from pexservice.web.api import Api
 from pexservice.web.fair_queue import PAUSE_FACTOR, FairQueue
-from pexservice.web.responses import Response
 from tests.support.fakes import Turns, now
 from tests.support.wire import Server
 
@@ -114,22 +112,12 @@ def test_clients_take_turns_for_pages_of_the_history_and_others_wait_for_no_page
     """
     The queue knows clients by their addresses.  A client that leaves is forgotten.
     """
-    server = Server()
-    api = Api(
-        server.committer,
-        server.checker,
-        server.events,
-        call_later=server.clock.callLater,
-        metrics_response=lambda _: Response(200, ()),
-        read_report=lambda: None,
-    )
-    server.shared.call_handler = api.call_handler
+    server = Server(pauses=True)
     greedy = [server.connect(IPv4Address("TCP", "192.0.2.1", n)) for n in range(1, 31)]
     honest = server.connect(IPv4Address("TCP", "192.0.2.2", 1))
     for wire in (*greedy, honest):
         wire.send(b"GET /history HTTP/1.1\r\nHost: h\r\n\r\n")
-    other = server.connect()
-    other.send(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
+    other = server.ask(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")
     assert other.received.endswith(b"ok\n")
     greedy[1].lose()
     for served in (1, 2, 2):
