@@ -6,19 +6,12 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from zlib import crc32
 
 import lmdb
 
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.databases import DATABASES
-
-
-def seal(key: bytes, payload: bytes) -> bytes:
-    """
-    Return a record with its checksum.
-    """
-    return payload + crc32(payload, crc32(key)).to_bytes(4, "big")
+from pexservice.stores.lmdb.records import seal
 
 
 def turn_back(path: Path) -> dict[bytes, bytes]:

@@ -106,7 +106,7 @@ def test_pipeline_neither_nests_commits_nor_delays_a_request() -> None:
     In a pipeline, each response lets the next request in.
     """
     bench = Bench(held=False)
-    left = 5000
+    left = 2000
 
     def again(_: Response) -> None:
         nonlocal left
@@ -117,10 +117,10 @@ def test_pipeline_neither_nests_commits_nor_delays_a_request() -> None:
     failed: list[Exception] = []
     waiter = CallingWaiter(again, failed.append)
     bench.committer.step(Step(NEXT), waiter)
-    for _ in range(5000):
+    for _ in range(2000):
         bench.turn()
     assert (left, failed) == (0, [])
-    assert bench.committer.durable.position == 5000
+    assert bench.committer.durable.position == 2000
 
 
 def test_refused_batch_and_what_depends_on_it_never_happened(bench: Bench) -> None:

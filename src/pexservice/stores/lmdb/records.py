@@ -91,7 +91,7 @@ class OtherFormat(Exception):
     """
 
 
-def _seal(key: bytes, payload: bytes) -> bytes:
+def seal(key: bytes, payload: bytes) -> bytes:
     return payload + _CRC.pack(crc32(payload, crc32(key)))
 
 
@@ -133,7 +133,7 @@ class StoredCursor(NamedTuple):
 
 
 def encode_cursor(cursor: Cursor, next_ordinal: int) -> bytes:
-    return _seal(CURSOR_KEY, _CURSOR.pack(FORMAT_VERSION, *cursor, next_ordinal))
+    return seal(CURSOR_KEY, _CURSOR.pack(FORMAT_VERSION, *cursor, next_ordinal))
 
 
 def decode_cursor(value: bytes) -> StoredCursor:
@@ -173,7 +173,7 @@ class WitnessRecord(NamedTuple):
 
 
 def encode_witness(witness: WitnessRecord) -> bytes:
-    return _seal(_WITNESS_KEY, _WITNESS.pack(_WITNESS_VERSION, *witness))
+    return seal(_WITNESS_KEY, _WITNESS.pack(_WITNESS_VERSION, *witness))
 
 
 def decode_witness(value: bytes) -> WitnessRecord:
@@ -209,7 +209,7 @@ def encode_journal_row(batch: Batch) -> tuple[bytes, bytes]:
     revision, position = batch.before
     key = encode_first_item(revision + 1)
     payload = _JOURNAL.pack(batch.time_ns, position) + batch.transitions
-    return key, _seal(key, payload)
+    return key, seal(key, payload)
 
 
 def _open_journal_row(key: bytes, value: bytes) -> tuple[int, Cursor, bytes]:
@@ -311,7 +311,7 @@ NO_KEYS = KeyRow(1, b"", b"")
 def encode_key_row(row: KeyRow) -> tuple[bytes, bytes]:
     key = encode_first_item(row.first_ordinal)
     count = _KEY_COUNT.pack(row.key_count)
-    return key, _seal(key, count + row.uses + row.names)
+    return key, seal(key, count + row.uses + row.names)
 
 
 def decode_key_row(key: bytes, value: bytes) -> KeyRow:

@@ -20,7 +20,6 @@ from pexservice.core.cursor import Cursor, Transition
 from pexservice.stores.interface import Batch
 from pexservice.stores.lmdb import records
 from pexservice.stores.remembered_keys import pack_use
-from tests.support.format_1 import seal
 from tests.support.forms import amount
 from tests.unit.stores.test_contract import batch
 
@@ -122,7 +121,7 @@ def test_each_record_has_the_same_bytes_in_every_version() -> None:
     assert witness.hex() == "0001000000000000010200d151f30c"
 
 
-many = settings(max_examples=amount(short=100, long=500))
+many = settings(max_examples=amount(short=50, long=500))
 each_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
 
@@ -158,7 +157,7 @@ def test_payload_with_a_right_checksum_is_refused_or_what_would_be_written(
     kind: Kind, data: st.DataObject
 ) -> None:
     key, _ = kind.encode(data.draw(kind.contents))
-    record = key, seal(key, data.draw(payloads))
+    record = key, records.seal(key, data.draw(payloads))
     try:
         content = kind.decode(*record)
     except (records.BadRecord, records.OtherFormat):
@@ -166,6 +165,7 @@ def test_payload_with_a_right_checksum_is_refused_or_what_would_be_written(
     assert kind.encode(content) == record
 
 
+@many
 @given(starts, keys, keys)
 def test_row_of_keys_has_the_keys_and_uses_that_were_added(
     first: int, some: dict[bytes, bytes], more: dict[bytes, bytes]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
@@ -70,6 +71,7 @@ class Env:
         while self.begun < self.copies:
             # Until C{fd} is exchanged for one that cannot be written to.
             os.write(fd, b"")
+            time.sleep(0.001)
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ TORN = {
     "zeros": bytes(records.WITNESS_SIZE),
     "half of another": records.encode_witness(WitnessRecord(3))[:10]
     + records.encode_witness(WitnessRecord(99))[10:],
-    "of another time": records._seal(b"newest", b"\0\2" + bytes(9)),
+    "of another time": records.seal(b"newest", b"\0\2" + bytes(9)),
 }
 
 
