@@ -33,12 +33,13 @@ ABOVE_ALL = 2**63
 
 
 @implementer(IReactorFromThreads)
-class Mailbox:
+class Mailbox(Clock):
     """
     A fake of the reactor that keeps the calls from other threads for the test.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._calls: list[Callable[[], object]] = []
         self._arrived = threading.Semaphore(0)
 

@@ -32,39 +32,35 @@ def pages_in_use(store: Path) -> dict[str, list[int]]:
     """
     Return the numbers of the used pages of an undamaged store, by kind.
     """
-    numbers_by_kind: dict[str, list[int]] = {
-        META: [0, 1],
-        BRANCH: [],
-        LEAF: [],
-        OVERFLOW: [],
-    }
+    used: dict[str, list[int]] = {META: [0, 1], BRANCH: [], LEAF: [], OVERFLOW: []}
     visit, visit_overflow = pages._Pages.visit, pages._Pages.visit_overflow
 
     def visiting(self: pages._Pages, number: int) -> bytes:
         page = visit(self, number)
-        numbers_by_kind[_KINDS[PAGE_HEADER.unpack_from(page)[2]]].append(number)
+        used[_KINDS[PAGE_HEADER.unpack_from(page)[2]]].append(number)
         return page
 
     def visiting_overflow(self: pages._Pages, number: int, length: int) -> int:
         count = visit_overflow(self, number, length)
-        numbers_by_kind[OVERFLOW].extend(range(number, number + count))
+        used[OVERFLOW].extend(range(number, number + count))
         return count
 
     with patch.multiple(pages._Pages, visit=visiting, visit_overflow=visiting_overflow):
         check(store)
-    return numbers_by_kind
+    return used
 
 
 class PagedFile:
     """
     The data file of an undamaged store, whose pages a test changes.
 
+    @ivar path: the path of the file.
     @ivar used: the numbers of the used pages, by kind.
     """
 
     def __init__(self, store: Path) -> None:
-        self._path = store / DATA_FILE
-        self.data = bytearray(self._path.read_bytes())
+        self.path = store / DATA_FILE
+        self.data = bytearray(self.path.read_bytes())
         self.used = pages_in_use(store)
 
     def page(self, number: int) -> bytes:
@@ -76,15 +72,9 @@ class PagedFile:
         """
         begin = number * SIZE + offset
         self.data[begin : begin + len(new)] = new
-        with self._path.open("rb+") as file:
+        with self.path.open("rb+") as file:
             file.seek(begin)
             file.write(new)
-
-    def cut(self, pages: int) -> None:
-        """
-        Keep only the first C{pages} pages of the file.
-        """
-        self._path.write_bytes(self.data[: pages * SIZE])
 
     def number(self, number: int, offset: int, form: str) -> int:
         """

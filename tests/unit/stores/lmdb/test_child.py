@@ -75,16 +75,13 @@ assert (path, argument) == (Path("/the/store"), Path("argument"))
 """
     ask(module, child, percentages.append)
     assert percentages == [0, 1, 99]
-    ask(module, child)
 
 
 @pytest.mark.parametrize(
     ("end", "error", "message"),
     [
         ("raise StoreDamaged('bad')", StoreDamaged, "^bad$"),
-        ("raise StoreIncompatible('new')", StoreIncompatible, "^new$"),
         ("raise Misconfigured('wrong')", StoreIncompatible, "^wrong$"),
-        ("raise StoreError('why')", StoreError, "^why$"),
         ("sys.exit(1)", StoreError, "/the/store cannot be read"),
         ("raise ValueError('bug')", StoreError, "^ValueError: bug$"),
         ("os.kill(os.getpid(), 7)", StoreDamaged, "/the/store is damaged.*signal 7"),

@@ -6,6 +6,7 @@ The walk passes a file that LMDB wrote, and no file that LMDB cannot have writte
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import struct
@@ -240,7 +241,7 @@ def shorten(file: PagedFile) -> None:
     """
     Cut off the last page that is in use.
     """
-    file.cut(max(map(max, file.used.values())))
+    os.truncate(file.path, SIZE * max(map(max, file.used.values())))
 
 
 DAMAGES: dict[str, tuple[Damage, str]] = {

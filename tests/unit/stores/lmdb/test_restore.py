@@ -53,13 +53,9 @@ def test_restored_store_equals_the_backup_and_the_old_one_is_kept(place: Path) -
     assert (done.summary.revision, done.summary.position, done.steps) == (7, 7, 0)
     assert done.kept is not None
     assert done.kept.name.startswith("store.before-")
-    for directory, revision in (
-        (place / "store", 7),
-        (done.kept, 9),
-        (place / "backup", 7),
-    ):
-        verify(directory)
-        assert summary(directory).revision == revision
+    for name, revision in (("store", 7), (done.kept.name, 9), ("backup", 7)):
+        verify(place / name)
+        assert summary(place / name).revision == revision
     assert not [file for file in place.iterdir() if file.name.startswith(".")]
 
 

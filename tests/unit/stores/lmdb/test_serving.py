@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from twisted.internet.task import Clock
 
 from pexservice.process.supervisor_report import SupervisorReport
 from pexservice.stores.claim import StoreClaim
@@ -22,7 +21,7 @@ from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify
 from pexservice.stores.lmdb.witness import read_witness
 from pexservice.stores.verification import VerificationRecord
-from tests.support.fakes import ABOVE_ALL, InlineExecutor, Mailbox, now
+from tests.support.fakes import ABOVE_ALL, inline, now
 from tests.support.lmdb_pages import BRANCH, LEAF, PagedFile
 from tests.unit.stores.lmdb.test_store import StoreUnderTest, at, filled
 from tests.unit.stores.test_contract import batch
@@ -130,16 +129,6 @@ def test_missing_journal_row_is_damage(path: Path) -> None:
             now(store.history(ABOVE_ALL, 100))
 
 
-class ThreadsAndTime(Mailbox, Clock):
-    """
-    A reactor for a store that waits for the lock.
-    """
-
-    def __init__(self) -> None:
-        Mailbox.__init__(self)
-        Clock.__init__(self)
-
-
 class ServiceOnDisk:
     """
     A supervisor and the stores of its workers.
@@ -158,7 +147,7 @@ class ServiceOnDisk:
         """
         return StoreUnderTest(
             Directory(str(self._path), claim=StoreClaim(self._board)),
-            InlineExecutor(ThreadsAndTime()),
+            inline(),
             verify=self._verify,
             verification=VerificationRecord(self._board, lambda: self.report),
         )

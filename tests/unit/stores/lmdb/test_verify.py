@@ -17,7 +17,6 @@ from pexservice.stores.errors import StoreDamaged, StoreError, StoreIncompatible
 from pexservice.stores.lmdb import verify as module
 from pexservice.stores.lmdb.databases import DATABASES, as_store_error
 from pexservice.stores.lmdb.page_format import BadPage, OtherFile
-from pexservice.stores.lmdb.pages import Contents
 from pexservice.stores.lmdb.records import OtherFormat
 from pexservice.stores.lmdb.verify import verify
 from tests.support.lmdb_pages import BRANCH, SIZE, PagedFile, check, exchange_leaves
@@ -34,10 +33,7 @@ def store(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Provide a store whose pages the verification takes for sound.
     """
     filled(path, BATCHES)
-    with lmdb.open(str(path), max_dbs=3, readonly=True, lock=False) as env:
-        transaction = env.info()["last_txnid"]
-    entries = dict.fromkeys(DATABASES, 1)
-    sound = Contents(transaction, entries)
+    sound = check(path)
     monkeypatch.setattr(module, "check_pages", lambda *_: sound)
     return path
 
