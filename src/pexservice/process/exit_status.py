@@ -19,6 +19,7 @@ from enum import IntEnum
 from functools import partial
 from typing import Any
 
+from attrs import define, field
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
@@ -93,6 +94,7 @@ def cannot_use(file: str, error: OSError) -> CannotStart:
     return kind(f"{file}: {error.strerror or error}")
 
 
+@define(eq=False)
 class ProcessExit:
     """
     The end of this process, with a status and a reason.
@@ -102,24 +104,14 @@ class ProcessExit:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        reactor: IReactorCore,
-        *,
-        terminal: bool = True,
-        logs: bool = True,
-    ) -> None:
-        """
-        Stop C{reactor} when this process has to end.
-
-        @param terminal: whether to write the reason to standard error as well.
-        @param logs: whether to log the reason; false if a supervisor logs it.
-        """
-        self._reactor = reactor
-        self._terminal = terminal
-        self._logs = logs
-        self._stopping = self._stopped = False
-        self.reason: str | None = None
+    _reactor: IReactorCore
+    # Whether to write the reason to standard error as well.
+    _terminal: bool = field(default=True, kw_only=True)
+    # Whether to log the reason; false if a supervisor logs it.
+    _logs: bool = field(default=True, kw_only=True)
+    reason: str | None = field(init=False, default=None)
+    _stopping: bool = field(init=False, default=False)
+    _stopped: bool = field(init=False, default=False)
 
     def watch_reactor(self) -> None:
         """

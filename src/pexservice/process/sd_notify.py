@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Self
 
+from attrs import define, field
 from twisted.logger import Logger
 
 READY = "READY=1"
@@ -34,6 +35,7 @@ NOT_READY = "READY=0"
 MAX_MESSAGE_LINE_BYTES = 1000
 
 
+@define(eq=False)
 class Notifier:
     """
     Sends messages to the process that started this one; without C{send} it sends nothing.
@@ -47,20 +49,12 @@ class Notifier:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        send: Callable[[bytes], object] | None = None,
-        watchdog: float | None = None,
-        close: Callable[[], object] = lambda: None,
-    ) -> None:
-        """
-        @param send: sends one message without waiting, or raises C{OSError}.
-        """
-        self._send = send
-        self._close = close
-        self._failing = False
-        self._repeated_lines: tuple[str, ...] = ()
-        self.watchdog = watchdog
+    # Sends one message without waiting, or raises OSError.
+    _send: Callable[[bytes], object] | None = None
+    watchdog: float | None = None
+    _close: Callable[[], object] = lambda: None
+    _failing: bool = field(init=False, default=False)
+    _repeated_lines: tuple[str, ...] = field(init=False, default=())
 
     @classmethod
     def to_service_manager(cls) -> Self:

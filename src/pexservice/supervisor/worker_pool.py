@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import itertools
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger, LogLevel
@@ -51,6 +52,7 @@ CHECKS_PER_WATCHDOG = 4
 MAX_CHECK_INTERVAL_SECONDS = 1.0
 
 
+@define(eq=False)
 class WorkerPool:
     """
     The workers of one supervisor.
@@ -62,42 +64,30 @@ class WorkerPool:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        reactor: SupervisorReactor,
-        reporter: Reporter,
-        *,
-        setup: WorkerSetup,
-        spawn: Callable[[SupervisedWorker], object],
-        reread_options: Callable[[WorkerSetup], WorkerSetup],
-        end_service: Callable[[Status, str], object],
-    ) -> None:
-        """
-        Make the object, without starting any worker.
+    _reactor: SupervisorReactor
+    reporter: Reporter
+    setup: WorkerSetup
+    spawn: Callable[[SupervisedWorker], object]
+    # Reads the options again, and returns the new setup.  It is called with the present
+    # setup, and raises CannotStart or StoreError if the new setup must not be used.
+    _reread_options: Callable[[WorkerSetup], WorkerSetup]
+    # Ends the service, with a status and a reason.
+    _end_service: Callable[[Status, str], object]
+    workers: list[SupervisedWorker] = field(init=False, factory=list)
+    # Whether the service has started and is not stopping.
+    _should_run: bool = field(init=False, default=False)
+    _any_was_active: bool = field(init=False, default=False)
+    _numbers: Iterator[int] = field(init=False, factory=lambda: itertools.count(1))
+    _checking: Periodic = field(init=False)
+    _last_check_at: float = field(init=False, default=0.0)
+    # Fires at the next change.  Only one coroutine waits at a time: the reload, or the
+    # stop, which cancels the reload first.
+    _change: Deferred[None] = field(init=False, factory=lambda: succeed(None))
+    _reload_requested: bool = field(init=False, default=False)
+    _reload_task: Deferred[None] = field(init=False, factory=lambda: succeed(None))
 
-        @param reread_options: reads the options again, and returns the new setup.  It is
-            called with the present setup, and raises L{CannotStart} or L{StoreError} if the
-            new setup must not be used.
-        @param end_service: ends the service, with a status and a reason.
-        """
-        self._reactor = reactor
-        self.spawn = spawn
-        self._reread_options = reread_options
-        self._end_service = end_service
-        self.setup = setup
-        self.reporter = reporter
-        self._numbers = itertools.count(1)
-        self._any_was_active = False
-        self._last_check_at = reactor.seconds()
-        self._checking = Periodic(self._check, reactor)
-        # Fires at the next change.  Only one coroutine waits at a time: the reload, or the
-        # stop, which cancels the reload first.
-        self._change: Deferred[None] = succeed(None)
-        self._reload_requested = False
-        self._reload_task: Deferred[None] = succeed(None)
-        # Whether the service has started and is not stopping.
-        self._should_run = False
-        self.workers: list[SupervisedWorker] = []
+    def __attrs_post_init__(self) -> None:
+        self._checking = Periodic(self._check, self._reactor)
 
     @property
     def running(self) -> list[SupervisedWorker]:

@@ -15,7 +15,7 @@ from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 from pexservice.process.exit_status import Status
 from pexservice.process.sd_notify import NOT_READY, READY, STANDBY
 from pexservice.process.supervisor_report import Reload
-from pexservice.supervisor.worker_pool import RELOAD_TIMEOUT_SECONDS
+from pexservice.supervisor.worker_pool import RELOAD_TIMEOUT_SECONDS, WorkerPool
 from tests.support.processes import SpawnedProcess
 from tests.support.supervision import Supervised
 
@@ -243,10 +243,10 @@ def test_reload_during_the_start_does_not_announce_readiness() -> None:
 def test_bug_after_an_old_worker_ended_does_not_claim_that_the_old_workers_run(
     supervised: Supervised, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken() -> None:
+    def broken(_: WorkerPool) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(supervised.pool, "_add_missing_workers", broken)
+    monkeypatch.setattr(WorkerPool, "_add_missing_workers", broken)
     supervised.pool.reload()
     with capturedLogs() as events:
         replace_old(supervised)
