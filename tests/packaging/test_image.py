@@ -32,8 +32,13 @@ def podman() -> Iterator[Podman]:
 def test_container_of_512_mib_makes_steps_on_uvloop_and_reaps_orphans(
     podman: Podman,
 ) -> None:
+    """
+    Each process has a numeric user that is not root; Kubernetes needs the number.
+
+    The image has no compiler and no installer, and only the volume can be written.
+    """
     with podman.service() as container:
-        log = container.until(SERVES)
+        log = container.until(STANDS_BY)
         assert container.ask("/next?[1-1000]", "--request", "POST").startswith("1\n1\n2\n")
         assert container.execute(
             "cat /sys/fs/cgroup/memory.max"
@@ -43,6 +48,11 @@ def test_container_of_512_mib_makes_steps_on_uvloop_and_reaps_orphans(
         assert "uvloop" in container.execute("cat /proc/[0-9]*/maps")
         # The plugin cache was written during the build, and no process could write it now.
         assert "plugin cache" not in log
+        _, *users = podman("top", container.name, "huser").split()
+        assert set(users) == {"10001"}
+        assert podman("inspect", "--format={{.Config.User}}", IMAGE) == "10001:10001"
+        assert container.execute("command -v cc gcc pip pip3 || true") == ""
+        assert container.execute("find / -xdev -writable -type f || true") == ""
         container.execute("sleep 0.1 < /dev/null > /dev/null 2>&1 & true")
         statuses = "cat /proc/[0-9]*/stat || true"
         wait_until(lambda: "(sleep)" not in container.execute(statuses), "it is gone")
@@ -81,21 +91,6 @@ def test_cursor_outlives_its_container(podman: Podman) -> None:
         with podman.container(volume) as container:
             container.until(SERVES)
             assert container.ask("/current") == "89\n"
-
-
-def test_every_process_has_a_numeric_user_that_is_not_root(podman: Podman) -> None:
-    """
-    Kubernetes needs the number.
-
-    The image has no compiler and no installer, and only the volume can be written.
-    """
-    with podman.service() as container:
-        container.until(STANDS_BY)
-        _, *users = podman("top", container.name, "huser").split()
-        assert set(users) == {"10001"}
-        assert podman("inspect", "--format={{.Config.User}}", IMAGE) == "10001:10001"
-        assert container.execute("command -v cc gcc pip pip3 || true") == ""
-        assert container.execute("find / -xdev -writable -type f || true") == ""
 
 
 def test_volume_of_root_with_the_group_of_the_service_is_usable(

@@ -19,24 +19,16 @@ from tests.support.daemon import TIMEOUT_SECONDS
 ROOT = Path(__file__).parents[2]
 
 
-def declared() -> str:
-    """
-    Return the version in C{pyproject.toml}.
-    """
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return str(project["version"])
+DECLARED = str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
 
 
-def test_installed_version_is_the_declared_one() -> None:
+def test_installed_version_and_debian_changelog_have_the_declared_version() -> None:
     """
     C{--version} shows the installed version.
     """
-    assert version("pexservice") == declared()
-
-
-def test_debian_changelog_has_the_declared_version() -> None:
-    latest, _, _ = (ROOT / "debian" / "changelog").read_text().partition("\n")
-    assert latest.startswith(f"pexservice ({declared()}) ")
+    assert version("pexservice") == DECLARED
+    changelog = (ROOT / "debian" / "changelog").read_text()
+    assert changelog.startswith(f"pexservice ({DECLARED}) ")
 
 
 def test_the_list_of_changes_begins_with_this_version_or_with_a_later_one() -> None:
@@ -50,7 +42,7 @@ def test_the_list_of_changes_begins_with_this_version_or_with_a_later_one() -> N
     headings = re.findall(r"(?m)^## (\S+)", (ROOT / "CHANGELOG.md").read_text())
     newest, second, *_ = map(numbers, headings)
     assert second < newest
-    assert numbers(declared()) in (newest, second)
+    assert numbers(DECLARED) in (newest, second)
 
 
 @pytest.mark.long
@@ -77,6 +69,6 @@ def test_wheel_and_sdist_are_identical_in_each_build(tmp_path: Path) -> None:
         sums.append(ended.stdout)
     assert sums[0] == sums[1]
     assert sorted(line.split()[1] for line in sums[0].splitlines()) == [
-        f"pexservice-{declared()}-py3-none-any.whl",
-        f"pexservice-{declared()}.tar.gz",
+        f"pexservice-{DECLARED}-py3-none-any.whl",
+        f"pexservice-{DECLARED}.tar.gz",
     ]

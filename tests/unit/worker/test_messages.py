@@ -8,7 +8,6 @@ import faulthandler
 import os
 import signal
 import socket
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from unittest.mock import Mock
@@ -28,30 +27,20 @@ from pexservice.worker.messages import (
 )
 
 
-@pytest.fixture
-def changes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
-    """
-    Provide a record of the changes that a supervised worker would make to its process.
-
-    The test's own process does not get these changes.
-    """
-    done: list[object] = []
-    monkeypatch.setattr(os, "setpgid", lambda *group: done.append(group))
-    monkeypatch.setattr(faulthandler, "enable", lambda *_: done.append("traceback"))
-    before = signal.getsignal(signal.SIGHUP)
-    yield done
-    signal.signal(signal.SIGHUP, before)
-
-
 def test_worker_of_a_supervisor_leaves_the_signals_of_the_terminal_to_it(
-    changes: list[object],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """
     The worker has its own process group, ignores SIGHUP, and writes a traceback at SIGABRT.
     """
+    changes = Mock()
+    monkeypatch.setattr(os, "setpgid", changes.setpgid)
+    monkeypatch.setattr(faulthandler, "enable", changes.enable)
+    monkeypatch.setattr(signal, "signal", changes.signal)
     handle_signals_as_supervised()
-    assert changes == [(0, 0), "traceback"]
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    changes.setpgid.assert_called_once_with(0, 0)
+    changes.enable.assert_called_once()
+    changes.signal.assert_any_call(signal.SIGHUP, signal.SIG_IGN)
 
 
 def test_worker_without_a_supervisor_sends_its_heartbeats_to_systemd(
