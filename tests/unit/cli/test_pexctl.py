@@ -278,28 +278,25 @@ def test_url_with_a_single_slash_is_refused_and_shows_no_password() -> None:
     assert "secret" not in str(refused.value)
 
 
-def test_restore_goes_beyond_the_witness_of_the_replaced_store(store: Path) -> None:
-    backup, replaced = str(store.parent / "backup"), store.parent / "replaced"
-    assert called("backup", str(store), backup).status == 0
-    make_store(replaced, 9)
-    status, line, _ = called("restore", backup, "--to", str(replaced), "--beyond")
-    assert status == 0
-    assert re.search(r"is restored: revision 100001[01], position 7,", line)
-    assert (
-        "; beyond revision 1000009: 9 in the witness of the replaced store, plus 1,000,000;"
-        f" the replaced store is {replaced}.before-" in line
-    )
-
-
-def test_restore_without_a_number_requires_a_readable_store(store: Path) -> None:
-    place = store.parent / "other"
+def test_restore_without_a_number_goes_beyond_the_replaced_store_or_its_witness(
+    store: Path,
+) -> None:
+    place = store.parent / "replaced"
     arguments = ("restore", str(store), "--to", str(place), "--beyond")
     refused = called(*arguments)
     assert refused.status == 1
     assert "--beyond requires a number: the revision of" in refused.err
     make_store(place, 9)
+    status, line, _ = called(*arguments)
+    assert status == 0
+    assert re.search(r"is restored: revision 100001[01], position 7,", line)
+    assert (
+        "; beyond revision 1000009: 9 in the witness of the replaced store, plus 1,000,000;"
+        f" the replaced store is {place}.before-" in line
+    )
     (place / WITNESS_FILE).unlink()
-    assert called(*arguments, "--json").json["beyond"] == 1_000_009
+    again = called(*arguments, "--json").json
+    assert again["beyond"] - again["steps"] <= 1_000_010 < again["beyond"]
 
 
 def test_status_of_a_service_that_cannot_be_reached_is_69(tmp_path: Path) -> None:

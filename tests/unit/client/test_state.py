@@ -4,31 +4,16 @@ Numbers of any length.
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pexservice.client.state import is_number, number
-from pexservice.core.sequence import term_at
 
 
 @given(st.integers(min_value=0, max_value=10**4000), st.integers(0, 600))
 def test_number_is_what_the_interpreter_would_convert(value: int, zeros: int) -> None:
     assert number("0" * zeros + str(value)) == value
-
-
-def test_number_may_exceed_the_interpreters_limit_which_stays_as_it_is() -> None:
-    before = sys.get_int_max_str_digits()
-    value = number(term_at(50_000).text.decode())
-    assert value == int(term_at(50_000).value)
-    assert sys.get_int_max_str_digits() == before
-    sys.set_int_max_str_digits(640)
-    try:
-        assert number(term_at(50_000).text.decode()) == value
-    finally:
-        sys.set_int_max_str_digits(before)
 
 
 @pytest.mark.parametrize(
