@@ -50,9 +50,7 @@ def memory(daemon: Daemon) -> int:
     Return the private memory of the process in bytes.
     """
     status = Path(f"/proc/{daemon.process.pid}/status").read_text()
-    match = re.search(r"RssAnon:\s+(\d+) kB", status)
-    assert match is not None
-    return int(match[1]) << 10
+    return int(re.findall(r"RssAnon:\s+(\d+) kB", status)[0]) << 10
 
 
 def test_memory_of_a_worker_does_not_grow_with_requests(tmp_path: Path) -> None:

@@ -7,9 +7,12 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from pexservice.stores.lmdb.directory import DATA_FILE
+from tests.functional.test_keepalive import STORE
 from tests.labs.attacks.attacking import Front, request
 from tests.labs.attacks.lab import COMPLETE
 from tests.support.daemon import (
@@ -19,14 +22,16 @@ from tests.support.daemon import (
     Daemon,
     read_all,
 )
+from tests.support.forms import amount
+from tests.support.strace import Tracer
 
 
-@pytest.fixture(scope="module", params=REACTORS)
+@pytest.fixture(scope="module", params=amount(short=["uvloop"], long=REACTORS))
 def daemon(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Daemon]:
     """
-    Provide one daemon on each event loop for all tests.
+    Provide one daemon on an event loop for all tests that do not trace it.
     """
     path = tmp_path_factory.mktemp("wire")
     options = ("--max-connections", "500")
@@ -57,8 +62,31 @@ def test_every_attack_gets_the_response_of_its_rule_and_moves_nothing_unanswered
     """
     The bytes after a refused request are not parsed as a request.
     """
+    check_attacks(daemon)
+
+
+def check_attacks(daemon: Daemon) -> None:
     wrong = Front(daemon.port, daemon.revision).try_all(COMPLETE)
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.needs("strace")
+def test_attacks_open_no_file_but_the_stores(tmp_path: Path) -> None:
+    trace, place = tmp_path / "trace", tmp_path / "daemon"
+    place.mkdir()
+    store = place / STORE
+    with Daemon(place, command=WORKER, reactor="asyncio") as daemon:
+        # The first requests import modules.
+        check_attacks(daemon)
+        before = {path.name for path in place.iterdir()}
+        with Tracer(daemon.process.pid, "-y", "-e", "trace=%file", output=trace):
+            check_attacks(daemon)
+        assert {path.name for path in place.iterdir()} == before
+        assert "Traceback" not in daemon.log.read_text()
+    allowed = (str(store), "/etc/localtime", "/proc/")
+    touched = re.findall(r'"([^"]+)"', trace.read_text())
+    assert not [path for path in touched if not path.startswith(allowed)], touched
+    assert {path.name for path in store.iterdir()} <= {DATA_FILE, "lock.mdb", "newest"}
 
 
 def test_response_has_exactly_these_bytes(daemon: Daemon) -> None:
