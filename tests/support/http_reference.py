@@ -80,12 +80,10 @@ def _details(whole: Json) -> Iterator[str]:
 
 
 def _parameters(whole: Json, operation: Json) -> Iterator[str]:
-    parameters = [
-        resolved(whole, reference) for reference in operation.get("parameters", [])
-    ]
-    if parameters:
+    references = operation.get("parameters", [])
+    if references:
         yield "\n| parameter | in | meaning |\n|---|---|---|\n"
-    for parameter in parameters:
+    for parameter in [resolved(whole, reference) for reference in references]:
         text = f"{parameter['description']}{_range(parameter['schema'])}"
         yield f"| `{parameter['name']}` | {parameter['in']} | {text} |\n"
 
@@ -156,12 +154,10 @@ def _range(schema: Json) -> str:
 
 
 def _indented(example: object) -> str:
-    text = example if isinstance(example, str) else _compact(example)
+    text = example
+    if not isinstance(text, str):
+        text = json.dumps(example, separators=(",", ":"))
     return "".join(f"    {line}\n" for line in text.splitlines())
-
-
-def _compact(example: object) -> str:
-    return json.dumps(example, separators=(",", ":"))
 
 
 def _problems(whole: Json) -> Iterator[str]:

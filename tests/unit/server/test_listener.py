@@ -75,10 +75,7 @@ class Machine:
     def __init__(self, loop: asyncio.AbstractEventLoop, server: Server) -> None:
         self.loop, self.server = loop, server
         self.passed = 0
-        self.connections: list[Connection] = []
         self._clients: list[socket.socket] = []
-        self._admit = server.connections.admit
-        server.connections.admit = self._note  # type: ignore[assignment,method-assign]
         self.port = Listener(make_port(), loop, server.shared)
         self.listening = Listening(fileno=self.port._socket.detach())
         self.port._socket = self.listening
@@ -91,9 +88,9 @@ class Machine:
 
         self.port._make_transport = counted  # type: ignore[assignment,method-assign]
 
-    def _note(self, connection: Connection, client: str = "") -> bool:
-        self.connections.append(connection)
-        return self._admit(connection, client)
+    @property
+    def newest(self) -> Connection:
+        return cast(Connection, [*self.server.connections._open][-1])
 
     def connect(self, sent: bytes = b"") -> socket.socket:
         """
@@ -133,9 +130,9 @@ class Machine:
         """
         Return a client that has sent C{sent}, after the service has handled these bytes.
         """
-        count = len(self.connections)
+        count = self.server.connections.accepted
         client = self.connect(sent)
-        self.until(lambda: len(self.connections) > count)
+        self.until(lambda: self.server.connections.accepted > count)
         self.turns()
         return client
 
@@ -238,7 +235,7 @@ def test_late_step_is_read_once_and_answered_when_it_is_durable(machine: Machine
     machine.server.store.held = True
     client = machine.connect_and_wait()
     assert len(machine.server.connections) == 1
-    connection = machine.connections[-1]
+    connection = machine.newest
     seen: list[object] = []
     took = connection.perform
     connection.perform = lambda *arguments: seen.append(arguments) or took(*arguments)  # type: ignore[func-returns-value,method-assign]
@@ -383,7 +380,7 @@ def test_idle_connection_is_closed_by_the_sweep_and_by_a_stop(machine: Machine) 
     """
     connections = machine.server.connections
     client = machine.connect_and_wait()
-    transport = cast(OneRequestTransport, machine.connections[-1].transport)
+    transport = cast(OneRequestTransport, machine.newest.transport)
     watched = transport._socket.fileno()
     machine.server.clock.turn(KEEP_ALIVE_TIMEOUT_SECONDS + 1)
     connections.sweep()

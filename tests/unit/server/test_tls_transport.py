@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -16,10 +15,7 @@ from pexservice.server import tls_transport
 from pexservice.server.connection import Connection
 from pexservice.server.limits import Phase
 from pexservice.server.server import MAX_SECONDS_PER_ITERATION, ParsingBudget, Server
-from pexservice.server.tls_transport import (
-    MAX_DECRYPTED_BYTES,
-    TlsTransport,
-)
+from pexservice.server.tls_transport import MAX_DECRYPTED_BYTES, TlsTransport
 from pexservice.worker.files import tls_context
 from tests.support.crowd import certified
 from tests.support.wire import Transport
@@ -144,9 +140,7 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, 
     """
     Provide the context of the service and that of a client that trusts it.
     """
-    place = tmp_path_factory.mktemp("tls")
-    (_, chain, _, key), trusted = certified(place)
-    assert Path(chain).exists()
+    (_, chain, _, key), trusted = certified(tmp_path_factory.mktemp("tls"))
     return tls_context(chain, key), trusted
 
 
