@@ -35,6 +35,9 @@ BOOTSTRAP_TIMEOUT_SECONDS = 900
 
 USER = "newcomer"
 
+#: A prompt with a command, and the lines that follow until the next prompt.
+_COMMAND = re.compile(r"(?m)^([$#]) (.*)\n((?:(?![$#] ).*\n)*)")
+
 
 @frozen
 class Command:
@@ -70,19 +73,12 @@ def commands(page: str) -> list[Command]:
     """
     Return the commands in the page's C{console} blocks.
     """
-    commands_of_page: list[Command] = []
-    for block in re.findall(r"^```console\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
-        line, prints = "", list[str]()
-        for text_line in [*block.splitlines(), "$ "]:
-            if text_line.startswith(("$ ", "# ")):
-                if line:
-                    commands_of_page.append(
-                        Command(line[0] == "#", line[2:], tuple(prints))
-                    )
-                line, prints = text_line, []
-            else:
-                prints.append(text_line)
-    return commands_of_page
+    blocks = re.findall(r"(?ms)^```console\n(.*?)^```$", page)
+    return [
+        Command(prompt == "#", line, tuple(prints.splitlines()))
+        for block in blocks
+        for prompt, line, prints in _COMMAND.findall(block)
+    ]
 
 
 class Shell:

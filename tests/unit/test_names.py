@@ -4,8 +4,7 @@ One word, one meaning: a class or a constant has its name for itself.
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
 import pexservice
@@ -25,31 +24,14 @@ SHARED_NAMES = {
 }
 
 
-def names(module: ast.Module) -> Iterator[str]:
-    """
-    Yield the public classes and all constants that C{module} defines.
-    """
-    for node in module.body:
-        match node:
-            case ast.ClassDef(name=name) if not name.startswith("_"):
-                yield name
-            case ast.Assign(targets=targets):
-                for target in targets:
-                    if isinstance(target, ast.Name) and target.id.isupper():
-                        yield target.id
-            case ast.AnnAssign(target=ast.Name(id=name)) if name.isupper():
-                yield name
-            case _:
-                pass
-
-
-def names_of_several_modules() -> set[str]:
-    modules: dict[str, set[Path]] = {}
-    for path in PACKAGE.rglob("*.py"):
-        for name in names(ast.parse(path.read_text())):
-            modules.setdefault(name, set()).add(path)
-    return {name for name, paths in modules.items() if len(paths) > 1}
+#: The definition of a public class, or of a constant.
+_DEFINITION = re.compile(r"(?m)^class ([A-Z]\w*)|^([A-Z][A-Z0-9_]*)(?:: .+)? = ")
 
 
 def test_public_classes_and_constants_have_one_meaning_each() -> None:
-    assert names_of_several_modules() == SHARED_NAMES.keys()
+    modules: dict[str, set[Path]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        for class_name, constant in _DEFINITION.findall(path.read_text()):
+            modules.setdefault(class_name or constant, set()).add(path)
+    shared = {name for name, paths in modules.items() if len(paths) > 1}
+    assert shared == SHARED_NAMES.keys()

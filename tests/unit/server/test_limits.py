@@ -8,6 +8,7 @@ import itertools
 import socket
 import time
 from contextlib import suppress
+from unittest.mock import Mock
 
 import pytest
 from attrs import define, field
@@ -20,7 +21,6 @@ from pexservice.server.limits import (
     REQUEST_TIMEOUT_SECONDS,
     STALL_TIMEOUT_SECONDS,
     Connections,
-    LimitedConnection,
     Phase,
     count_delivered,
 )
@@ -145,20 +145,14 @@ def test_flood_next_to_busy_connections_does_not_cost_a_search_each(
     If one client has all connections, it loses one of them to another client.
     """
     ticks = itertools.count(1000)
-    searches = 0
-
-    class Watched(Connections):
-        def _search(self, newcomer: str) -> LimitedConnection | None:
-            nonlocal searches
-            searches += 1
-            return super()._search(newcomer)
-
-    connections = Watched(40, lambda: float(next(ticks)))
+    connections = Connections(40, lambda: float(next(ticks)))
+    search = Mock(wraps=connections._search)
+    connections._search = search  # type: ignore[method-assign]
     for _ in range(40):
         connections.admit(Fake(phase=BUSY), client)
     for _ in range(100):
         assert not connections.admit(Fake(phase=BUSY), client)
-    assert 1 < searches < 20
+    assert 1 < search.call_count < 20
     assert connections.admit(Fake(phase=BUSY), "192.0.2.1") == loses
 
 
