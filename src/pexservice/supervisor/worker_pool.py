@@ -10,8 +10,7 @@ get the store's lock.
 
 A reload retires all workers, and adds new ones.  When a worker is I{retired}, its process
 stops and no other process follows.  The new processes read the code, the options and the
-files.
-A reload loses no request: each request that has fully arrived gets its response.
+files.  A reload loses no request: each request that has fully arrived gets its response.
 """
 
 from __future__ import annotations

@@ -251,7 +251,6 @@ def backups() -> None:
     """
     assert unit_property("UnitFileState", "pexservice-backup.timer") == "disabled"
     run("systemctl", "enable", "--now", "pexservice-backup.timer")
-    assert unit_property("ActiveState", "pexservice-backup.timer") == "active"
     with undisturbed_load():
         run("systemctl", "start", "pexservice-backup.service")
     succeeded = 'pexservice_backup_failed{store="/var/lib/pexservice"} 0.0\n'

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from twisted.logger import capturedLogs
@@ -45,15 +46,12 @@ def test_socket_of_the_service_manager_has_a_path_or_an_abstract_name(
     """
     The notifier keeps the descriptor that it opened at first.
     """
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
     path = name.format(directory=tmp_path, pid=os.getpid())
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(path.replace("@", "\0"))
         monkeypatch.setenv("NOTIFY_SOCKET", path)
         with closing(Notifier.to_service_manager()) as notifier:
+            full = Mock(side_effect=OSError(errno.EMFILE, "Too many open files"))
             monkeypatch.setattr(socket, "socket", full)
             notifier.notify(READY, "STATUS=serving")
             notifier.notify(ALIVE)

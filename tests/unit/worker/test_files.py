@@ -8,7 +8,7 @@ import errno
 import os
 import time
 from pathlib import Path
-from typing import NoReturn
+from unittest.mock import Mock
 
 import pytest
 from twisted.logger import capturedLogs, formatEvent
@@ -92,13 +92,9 @@ def test_lack_of_descriptors_is_no_misconfiguration(
     """
     A restart may help.
     """
-
-    def full(*_: object, **__: object) -> NoReturn:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr(Path, "open", full)
-    monkeypatch.setattr("io.open", full)
-    monkeypatch.setattr(os, "open", full)
+    error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    for name in ("pathlib.Path.open", "io.open", "os.open"):
+        monkeypatch.setattr(name, Mock(side_effect=error))
     with pytest.raises(CannotStart, match="Too many open files") as raised:
         read_files(settings)
     assert not isinstance(raised.value, Misconfigured)

@@ -59,9 +59,7 @@ class ListeningReactor(ProcessReactor):
     @ivar refusal: the exception that it raises instead of listening.
     """
 
-    def __init__(self, refusal: Exception | None) -> None:
-        super().__init__()
-        self.refusal = refusal
+    refusal: Exception | None = None
 
     def listenTCP(self, *arguments: Any, **more: Any) -> Any:
         """
@@ -98,7 +96,8 @@ class Bench:
         """
         self.messages: list[str] = []
         self.statuses: list[Status] = []
-        self.reactor = ListeningReactor(refusal)
+        self.reactor = ListeningReactor()
+        self.reactor.refusal = refusal
         self.board = scoreboard.create()
         if report is not None:
             self.show(**report)
