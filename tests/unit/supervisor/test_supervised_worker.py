@@ -270,6 +270,24 @@ def test_retired_worker_without_a_process_is_not_started(
     assert supervised.processes == []
 
 
+def test_next_process_has_nothing_from_the_last_one(
+    supervised: Supervised, worker: SupervisedWorker, process: SpawnedProcess
+) -> None:
+    process.notify("EXTEND_TIMEOUT_USEC=1", READY, "STATUS=serving")
+    with capturedLogs() as events:
+        process.write_output(b"last words")
+        process.end(status=1)
+        supervised.reactor.turns(0.125)
+        supervised.processes[0].write_output(b"first words\n")
+    lines = [event["line"] for event in events if "line" in event]
+    assert lines == ["last words", "first words"]
+    assert (worker.status_text, worker.exit_status) == ("", 0)
+    assert [worker.was_active, worker.was_up, worker.is_verifying] == [False] * 3
+    assert worker.started_at > 0
+    supervised.reactor.turns(WATCHDOG + CHECK_SECONDS)
+    assert supervised.processes[0].signals == []
+
+
 def test_ended_process_gets_no_signal(
     supervised: Supervised, worker: SupervisedWorker, process: SpawnedProcess
 ) -> None:
