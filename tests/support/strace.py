@@ -64,3 +64,12 @@ def injected(output: Path) -> bool:
     Return whether a call has failed, according to strace's output.
     """
     return output.exists() and _INJECTED in output.read_text(errors="replace")
+
+
+def slow_flushes(pid: int, seconds: float) -> Tracer:
+    """
+    Delay each flush that the process begins, until the end of a block.
+    """
+    flushes = "fdatasync,fsync"
+    delay = f"inject={flushes}:delay_enter={int(seconds * 1e6)}"
+    return Tracer(pid, "-e", f"trace={flushes}", "-e", "signal=none", "-e", delay)

@@ -12,6 +12,7 @@ some.
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -87,16 +88,6 @@ def _check_history(daemon: Daemon, at: At) -> None:
         assert at == (0, 0)
 
 
-def describe_failure(error: AssertionError) -> str:
-    """
-    Return where C{error} was raised, and the end of its message.
-    """
-    *_, where = traceback.extract_tb(error.__traceback__)
-    return "\n".join(
-        [f"  line {where.lineno}, {where.line}", *str(error).splitlines()[-8:]]
-    )
-
-
 @define
 class FaultRuns:
     """
@@ -156,8 +147,8 @@ class FaultRuns:
             try:
                 outcome = phase.run(case, expected)
                 check_disk(path, expected, phase.options)
-            except AssertionError as error:
-                outcome, problem = "WRONG", describe_failure(error)
+            except (AssertionError, subprocess.TimeoutExpired):
+                outcome, problem = "WRONG", traceback.format_exc(limit=-1)
             was_injected = injected(case.trace)
             with self._lock:
                 if problem:

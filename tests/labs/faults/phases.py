@@ -13,10 +13,10 @@ from pathlib import Path
 from attrs import frozen
 
 from pexservice.process.exit_status import Status
-from tests.labs.faults.strace import Fault, Victim, slow_flushes
+from tests.labs.faults.strace import Fault, Victim
 from tests.support.conversation import Answer, Conversation, Expected
 from tests.support.daemon import poll_attempts
-from tests.support.strace import Tracer
+from tests.support.strace import Tracer, slow_flushes
 
 UVLOOP, EPOLL = "uvloop", "epoll"
 
@@ -139,7 +139,7 @@ class Case:
         files = [store, *(store / name for name in STORE_FILES)]
         files += [store / "creating" / name for name in ("data.mdb", "lock.mdb")]
         disk = [str(self.path / "disk"), *map(str, files)]
-        log = [str(self.path / "victim")]
+        log = [str(self.path / "log")]
         paths = {
             STORE: disk,
             CONNECTION: [*connection],
@@ -173,9 +173,9 @@ def start(case: Case, expected: Expected, *more: str) -> str:
     """
     Start a worker, and make a step.
     """
-    strace = ["strace", "-o", str(case.trace), *case.strace(), *more]
+    strace = ["strace", "-D", "-o", str(case.trace), *case.strace(), *more]
     with Victim(case.path, reactor=case.phase.reactor, strace=strace) as victim:
-        if not victim.serves():
+        if not victim.serves:
             assert victim.wait() == Status.CANNOT_START, victim.log_text()
             lines = victim.log_text().splitlines()
             reasons = [line for line in lines if line.startswith("pexservice: ")]
@@ -183,7 +183,7 @@ def start(case: Case, expected: Expected, *more: str) -> str:
             assert str(case.path / "disk") in reasons[0], victim.log_text()
             assert "Traceback" not in victim.log_text(), victim.log_text()
             return "did not start, and said why"
-        conversation = victim.connect()
+        conversation = victim.converse()
         shown = conversation.read("/current")
         assert shown is not None
         expected.shown(shown[0])
@@ -192,8 +192,7 @@ def start(case: Case, expected: Expected, *more: str) -> str:
         if response.kind == "outcome unknown":
             assert victim.wait() == Status.STORE_FAILED, victim.log_text()
         else:
-            victim.terminate()
-            assert victim.wait() in STOP_STATUSES, victim.log_text()
+            assert victim.stop() in STOP_STATUSES, victim.log_text()
         return f"started; {response.kind}"
 
 
@@ -230,7 +229,7 @@ def serving(
             return tracers[-1]
 
         with Victim(case.path, *case.phase.options, reactor=case.phase.reactor) as victim:
-            assert victim.serves(), victim.log_text()
+            assert victim.serves, victim.log_text()
             try:
                 responses = action(victim, attach)
             finally:
@@ -254,11 +253,10 @@ def _check_afterwards(
     if not any(response.kind == "outcome unknown" for response in responses):
         # A worker that ends accepts no connection.
         with suppress(ConnectionError):
-            response = victim.connect().ask("next")
+            response = victim.converse().ask("next")
             expected.heard(response)
             if response.kind == "answered":
-                victim.terminate()
-                assert victim.wait() in STOP_STATUSES, victim.log_text()
+                assert victim.stop() in STOP_STATUSES, victim.log_text()
                 return "continued"
     assert victim.wait() == Status.STORE_FAILED, victim.log_text()
     # A worker that knows that no step was stored has no reason to end.
@@ -273,7 +271,7 @@ def _used_connection(victim: Victim) -> tuple[Conversation, list[str]]:
     Return a connection that was used before, and strace's names of it.
     """
     before = victim.sockets()
-    conversation = victim.connect()
+    conversation = victim.converse()
     assert conversation.read("/current") is not None
     return conversation, [*(victim.sockets() - before)]
 
@@ -304,10 +302,9 @@ def steps_in_batches(victim: Victim, attach: Attach) -> list[Answer]:
     Make a commit in the store's thread, and meanwhile send steps that share the next batch.
     """
     conversation, connection = _used_connection(victim)
-    others = [victim.connect() for _ in range(2)]
-    slow = slow_flushes(victim)
-    responses = [conversation.ask("next")]
-    slow.detach()
+    others = [victim.converse() for _ in range(2)]
+    with slow_flushes(victim.process.pid, 0.02):
+        responses = [conversation.ask("next")]
     attach(connection)
     conversations = (conversation, *others)
     for waiting, word in zip(conversations, ("next", "previous", "reset"), strict=True):
@@ -333,7 +330,7 @@ def connect(victim: Victim, attach: Attach) -> list[Answer]:
     Make a step on a new connection.
     """
     tracer = attach(())
-    conversation = victim.connect()
+    conversation = victim.converse()
     conversation.send("next")
     for _ in poll_attempts():
         if select.select([conversation.socket], [], [], 0)[0] or tracer.injected():
@@ -350,7 +347,7 @@ def shut_down(victim: Victim, attach: Attach) -> list[Answer]:
     conversation, connection = _used_connection(victim)
     attach(connection)
     conversation.send("next")
-    victim.terminate()
+    victim.process.terminate()
     response = conversation.receive()
     # A worker that is asked to stop reports this, even if the last commit fails.
     assert victim.wait() in (*STOP_STATUSES, Status.STORE_FAILED), victim.log_text()

@@ -30,7 +30,6 @@ from tests.labs.resources.machine import (
     fill,
     memory_group,
     settable_clock,
-    slow_flushes,
     small_disk,
 )
 from tests.support.daemon import (
@@ -42,6 +41,7 @@ from tests.support.daemon import (
 )
 from tests.support.evidence import record
 from tests.support.loads import kept, load, surprises, until_acknowledged
+from tests.support.strace import slow_flushes
 
 MANY_CLIENTS = 32
 

@@ -1,5 +1,5 @@
 """
-Small disks, limited memory, a clock that a test can set, and a disk that hangs.
+Small disks, limited memory, and a clock that a test can set.
 
 L{tests.labs.resources.lab.SHORTAGES} names what each of them needs.
 """
@@ -18,7 +18,6 @@ from attrs import frozen
 from tests.support.commands import run_command
 from tests.support.daemon import wait_until
 from tests.support.needs import faketime_library, memory_controller
-from tests.support.strace import Tracer
 
 
 @contextmanager
@@ -143,13 +142,3 @@ def settable_clock(path: Path) -> Iterator[Callable[[int], None]]:
         environment.setenv("FAKETIME_DISABLE_SHM", "1")
         environment.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
         yield set_ahead
-
-
-@contextmanager
-def slow_flushes(pid: int, seconds: float) -> Iterator[None]:
-    """
-    Delay each flush that the process begins.
-    """
-    inject = f"inject=fdatasync,fsync:delay_enter={int(seconds * 1e6)}"
-    with Tracer(pid, "-e", inject):
-        yield
