@@ -127,9 +127,6 @@ histories: $(VENV)/tested ## kill a worker 200 times under load, and check the c
 exactly-once: $(VENV)/tested ## make steps with the Python client during kills, for three times 5 minutes
 	$(VENV)/bin/python -m tests.labs.client.lab $(SECONDS)
 
-starts: $(VENV)/tested ## kill the service 100 times, and disturb each start at a random moment
-	$(VENV)/bin/python -m tests.labs.starts.lab $(STARTS)
-
 seams: $(VENV)/tested ## make 10,000 changes to processes, files and store under load; 40 minutes
 	$(VENV)/bin/python -m tests.labs.seams.lab $(OPERATIONS)
 

@@ -76,10 +76,12 @@ class Client(Stoppable):
 
     @ivar fresh: open a new connection for each request.
     @ivar pause_seconds: the time between a response and the next request.
+    @ivar patient: repeat a step with a key also after a response with status 503.
     @ivar acknowledged: the steps whose responses arrived.
     @ivar refused: the number of refused connections.
     @ivar broken: the number of connections that ended without a response, except those on
         which the client had sent nothing for at least L{MAX_IDLE_SECONDS}.
+    @ivar unavailable: the number of responses with status 503 to a patient client.
     @ivar replayed: the number of steps that had been made before the client repeated them.
     @ivar surprises: the responses with another status than 200.
     """
@@ -88,12 +90,13 @@ class Client(Stoppable):
     port: int
     fresh: bool = False
     pause_seconds: float = 0.0
+    patient: bool = False
     acknowledged: list[AcknowledgedStep] = Factory(list)
     refused: int = 0
     broken: int = 0
+    unavailable: int = 0
     replayed: int = 0
     surprises: list[str] = Factory(list)
-
     _connection: socket.socket | None = None
     _last_sent: float = 0.0
     _idle_seconds: float = 0.0
@@ -104,33 +107,54 @@ class Client(Stoppable):
         while not self.stopping.is_set():
             count += 1
             word = choose.choices(["next", "previous", "reset"], [90, 9, 1])[0]
+            began = time.monotonic()
             # Every other client uses keys, and repeats a step that got no response.
-            self._step(word, f"{self.number}-{count}" if self.number % 2 else None)
+            response = self._ask(
+                word, f"{self.number}-{count}" if self.number % 2 else None
+            )
+            if response:
+                self._note(word, began, response)
             if self.pause_seconds:
                 time.sleep(self.pause_seconds)
         self._close()
 
-    def _step(self, word: str, key: str | None) -> None:
-        header = "" if key is None else f"Idempotency-Key: {key}\r\n"
-        sent = f"POST /{word} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n".encode()
-        began = time.monotonic()
+    def _ask(self, word: str, key: str | None, header: str = "") -> bytes:
+        """
+        Send a request until there is a response; without a key, at most once.
+
+        @return: the response, which is empty if there was none.
+        """
+        method = "GET" if word == "current" else "POST"
+        if key is not None:
+            header += f"Idempotency-Key: {key}\r\n"
+        sent = f"{method} /{word} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n".encode()
         while not self.stopping.is_set():
             try:
                 answer = self._exchange(sent)
             except ConnectionRefusedError:
                 self.refused += 1
-                time.sleep(0.01)
+                self._switch_node()
             except OSError:
                 if self._idle_seconds < MAX_IDLE_SECONDS:
                     self.broken += 1
                 self._close()
                 if key is None:
-                    return
+                    return b""
             else:
-                self._note(word, began, answer)
                 if self.fresh or b"\r\nConnection: close\r\n" in answer:
                     self._close()
-                return
+                is_unavailable = self.patient and answer.startswith(b"HTTP/1.1 503 ")
+                self.unavailable += is_unavailable
+                if key is None or not is_unavailable:
+                    return answer
+                self._switch_node()
+        return b""
+
+    def _switch_node(self) -> None:
+        """
+        Wait before the next attempt, which may use another node.
+        """
+        time.sleep(0.01)
 
     def _exchange(self, sent: bytes) -> bytes:
         """
@@ -231,23 +255,54 @@ def replayed(
     return position
 
 
-def check(daemon: Daemon, clients: Sequence[Client]) -> tuple[int, int]:
+def surprises(clients: Sequence[Client]) -> list[str]:
+    """
+    Return the responses with another status than 200.
+    """
+    return [surprise for client in clients for surprise in client.surprises]
+
+
+def check(
+    daemon: Daemon,
+    clients: Sequence[Client],
+    *,
+    forgets: bool = False,
+    expected_problem: str | None = None,
+) -> tuple[int, int]:
     """
     Compare the clients' records with the history, and the history with the cursor.
 
-    @return: the number of acknowledged steps, and the number of steps in the history.
+    @param forgets: the history may have lost its oldest steps.
+    @param expected_problem: a text in each of the clients' L{surprises}; otherwise there
+        must be none.
+    @return: the number of acknowledged steps, and the number of all steps.
     """
+    unexpected = [
+        surprise
+        for surprise in surprises(clients)
+        if expected_problem is None or expected_problem not in surprise
+    ]
+    assert unexpected == []
     rows = whole_history(daemon)
-    acknowledged = [step for client in clients for step in client.acknowledged]
-    assert [surprise for client in clients for surprise in client.surprises] == []
-    # No two clients got the same step, and every acknowledged step is in the history.
-    assert len({step.revision for step in acknowledged}) == len(acknowledged)
-    for step in acknowledged:
-        assert rows[step.revision] == (step.position, step.word)
-
-    answer, _ = daemon.request("/current")
-    assert (int(answer.headers["Pex-Revision"]), int(answer.headers["Pex-Position"])) == (
-        len(rows),
-        replayed(rows),
-    )
-    return len(acknowledged), len(rows)
+    steps = {
+        step.revision: (step.position, step.word)
+        for client in clients
+        for step in client.acknowledged
+    }
+    # No two clients got the same step.
+    assert len(steps) == sum(len(client.acknowledged) for client in clients)
+    response, _ = daemon.request("/current")
+    newest = int(response.headers["Pex-Revision"])
+    oldest = min(rows, default=1)
+    assert sorted(rows) == [*range(oldest, newest + 1)]
+    assert forgets or oldest == 1
+    for revision, step in steps.items():
+        assert revision < oldest or rows.get(revision) == step, (revision, step)
+    # Steps that are no longer in the history and had no response leave gaps.
+    rows = {0: (0, "")} | steps | rows
+    for revision, (position, word) in rows.items():
+        if revision - 1 in rows:
+            before, _ = rows[revision - 1]
+            assert position_after(before, Transition[word.upper()]) == position
+    assert int(response.headers["Pex-Position"]) == rows[newest][0]
+    return len(steps), newest

@@ -1,14 +1,14 @@
 """
-Load from recording clients, and a check of their records against a trimmed history.
+Load from recording clients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from pexservice.core.cursor import Transition, position_after
-from tests.support.clients import Client, highest, running, whole_history
+from tests.support.clients import Client, check, running
 from tests.support.daemon import Daemon, wait_until
 
 CLIENTS = 8
@@ -43,37 +43,13 @@ def until_acknowledged(clients: Sequence[Client], more: int = ENOUGH) -> None:
     wait_until(lambda: count() >= before + more, f"{more} more steps")
 
 
-def kept(daemon: Daemon, clients: Sequence[Client], *, forgets: bool = False) -> int:
+def kept(daemon: Daemon, clients: Sequence[Client], **options: Any) -> int:
     """
-    Check that no acknowledged step is lost, and that the history has no gap.
+    Check that no connection was refused, and that no acknowledged step is lost.
 
-    @param forgets: the history may have lost its oldest steps.
+    @param options: arguments of L{check}.
     @return: the number of acknowledged steps.
     """
-    rows = whole_history(daemon)
-    answer, _ = daemon.request("/current")
-    newest, oldest = int(answer.headers["Pex-Revision"]), min(rows)
-    assert sorted(rows) == list(range(oldest, newest + 1))
-    assert forgets or oldest == 1
-    steps = {step.revision: step for client in clients for step in client.acknowledged}
-    assert len(steps) == sum(len(client.acknowledged) for client in clients)
-    assert highest(clients) <= newest
-    for revision, step in steps.items():
-        if revision >= oldest:
-            assert rows[revision] == (step.position, step.word)
-        rows[revision] = (step.position, step.word)
-    # Steps that are no longer in the history and had no response leave gaps.
-    for revision in rows.keys() - {1}:
-        if revision - 1 in rows:
-            (before, _), (after, word) = rows[revision - 1], rows[revision]
-            assert position_after(before, Transition[word.upper()]) == after
-    assert int(answer.headers["Pex-Position"]) == rows[newest][0]
+    acknowledged, _ = check(daemon, clients, **options)
     assert [client.refused for client in clients] == [0] * len(clients)
-    return len(steps)
-
-
-def surprises(clients: Sequence[Client]) -> list[str]:
-    """
-    Return the responses with another status than 200.
-    """
-    return [surprise for client in clients for surprise in client.surprises]
+    return acknowledged

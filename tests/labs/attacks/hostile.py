@@ -1,13 +1,14 @@
 """
-Hostile clients: resets, forged addresses, tiny pieces, key updates, long queues, streams.
+Hostile clients: resets, floods, long queues, streams, crowds, and slow senders and readers.
 
-All attacks come from one address, plain and over TLS, with the access log and the rate
+Most attacks come from one address, plain and over TLS, with the access log and the rate
 limit enabled.  Meanwhile, an honest client at another address makes requests.
 """
 
 from __future__ import annotations
 
 import asyncio
+import csv
 import ctypes
 import ctypes.util
 import os
@@ -15,6 +16,7 @@ import re
 import signal
 import socket
 import ssl
+import statistics
 import struct
 import subprocess
 import sys
@@ -22,18 +24,35 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from attrs import frozen
 
-from tests.support.crowd import ATTACKER, AUTHORITY, certified
-from tests.support.daemon import TIMEOUT_SECONDS, Daemon, read_all, wait_until
+from tests.support.crowd import (
+    ATTACKER,
+    AUTHORITY,
+    Crowd,
+    certified,
+    honest,
+    limited_python,
+)
+from tests.support.daemon import TIMEOUT_SECONDS, WORKER, Daemon, read_all, wait_until
 from tests.support.evidence import ROOT, record
 
 #: How much processor time the worker may use while an honest client waits.  The real figure
 #: is less than half a second, and it does not depend on the load of the machine.
 MAX_WAIT_SECONDS = 3.0
+
+#: How long half of an honest client's requests may wait next to clients that need little of
+#: the worker's time.  The real figure is a few milliseconds.
+MAX_MEDIAN_WAIT_SECONDS = 1.0
+
+#: How many requests an honest client makes next to a crowd, each on its own connection.
+REQUESTS_NEXT_TO_CROWD = 200
+
+#: How many slow clients there are.
+SLOW_CLIENTS = 1000
 
 #: The step that a resetting client sends, without the end of its head.
 STEP = b"POST /next HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
@@ -73,6 +92,10 @@ class Target:
         with self.connect("127.0.0.1") as connection:
             connection.sendall(request)
             return read_all(connection)
+
+    def make_thousand_steps(self) -> None:
+        steps = b"POST /next HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 1000
+        self.ask(steps + b"GET /livez HTTP/1.0\r\n\r\n")
 
     def metrics(self) -> str:
         return self.ask(b"GET /metrics HTTP/1.0\r\n\r\n").decode()
@@ -293,9 +316,8 @@ def ask_for_pages(target: Target, size: int) -> None:
     """
     Request many long pages of the history: another address must not wait for all of them.
     """
+    target.make_thousand_steps()
     ask = b"GET /history?limit=1000 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-    pipeline = b"POST /next HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 1000
-    target.ask(pipeline + b"GET /livez HTTP/1.0\r\n\r\n")
     honest = b"GET /history?limit=1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     _, worker = target.daemon.active_worker()
     with ExitStack() as stack:
@@ -333,6 +355,67 @@ def hold_streams(target: Target, size: int) -> None:
         assert received.startswith(b"HTTP/1.1 200 "), received
 
 
+# Clients that never send a whole request, or send or receive slowly.
+
+
+def check_median(waits: Sequence[float]) -> None:
+    median = statistics.median(waits)
+    print(f"waits: median {median:.4f} s, longest {max(waits):.4f} s", flush=True)
+    assert median < MAX_MEDIAN_WAIT_SECONDS
+
+
+def crowd(target: Target, size: int) -> None:
+    """
+    Open connections that send half of a head, or over TLS nothing.
+
+    A connection that the service closes is opened again.
+    """
+    half = b"" if target.context else b"GET /current HTTP/1.1\r\nHost: x\r\n"
+    port = target.daemon.port
+    with Crowd(port, size, half):
+        check_median([*honest(port, REQUESTS_NEXT_TO_CROWD, target.context)])
+
+
+def slow_clients(*options: str, path: str = "/current") -> Callable[[Target, int], None]:
+    """
+    Return an attack by Debian's C{slowhttptest}, which lasts so many seconds.
+
+    @param options: its options.
+    @param path: the path of its requests.
+    """
+
+    def attack(target: Target, seconds: int) -> None:
+        target.make_thousand_steps()
+        before, port = target.daemon.revision(), target.daemon.port
+        command = [
+            *("slowhttptest", *options, "-u", f"http://127.0.0.1:{port}{path}"),
+            *("-c", str(SLOW_CLIENTS), "-r", "500", "-l", str(seconds)),
+            *("-p", str(TIMEOUT_SECONDS), "-g", "-o", str(target.place / "report")),
+        ]
+        waits: list[float] = []
+        with (
+            subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            ) as clients,
+            closing(target.daemon.connect()) as kept_connection,
+        ):
+            while clients.poll() is None:
+                began = time.monotonic()
+                kept_connection.request("POST", "/next")
+                response = kept_connection.getresponse()
+                assert (response.status, bool(response.read())) == (200, True)
+                waits += [time.monotonic() - began, *honest(port, 1, None)]
+        assert clients.returncode == 0
+        check_median(waits)
+        # No slow client has made a step.
+        assert target.daemon.revision() == before + len(waits) // 2
+        rows = csv.DictReader((target.place / "report.csv").read_text().splitlines())
+        # On a busy machine, not all of them connect in time.
+        assert max(int(row["Connected"]) for row in rows) >= SLOW_CLIENTS / 2
+
+    return attack
+
+
 @frozen
 class Kind:
     """
@@ -342,7 +425,9 @@ class Kind:
     @ivar short: the size in the short form.
     @ivar long: the size in the long form.
     @ivar options: the options of the service.
-    @ivar listeners: the kinds of listeners that are attacked.
+    @ivar listeners: the kinds of listeners that are attacked; C{worker} is a worker without
+        a supervisor, on Twisted's reactor.
+    @ivar max_descriptors: the service's limit of file descriptors.
     """
 
     attack: Callable[[Target, int], None]
@@ -350,6 +435,7 @@ class Kind:
     long: int
     options: Sequence[str] = NO_LIMIT
     listeners: Sequence[str] = ("plain", "TLS")
+    max_descriptors: int | None = None
 
     def run(self, place: Path, listener: str, size: int) -> None:
         """
@@ -358,20 +444,29 @@ class Kind:
         @raise AssertionError: the attack succeeded, a worker was replaced, or an error was
             logged.
         """
-        with target_for_attacks(place, listener, self.options) as target:
+        with target_for_attacks(
+            place, listener, self.options, self.max_descriptors
+        ) as target:
             self.attack(target, size)
 
 
 @contextmanager
 def target_for_attacks(
-    place: Path, listener: str, options: Sequence[str] = NO_LIMIT
+    place: Path,
+    listener: str,
+    options: Sequence[str] = NO_LIMIT,
+    max_descriptors: int | None = None,
 ) -> Iterator[Target]:
     """
     Run a service, and check after the block that its worker lives and logged no error.
     """
     tls_options, context = certified(place) if listener == "TLS" else ((), None)
-    options = ("--access-log", "access.log", "--standby", "0", *options, *tls_options)
-    with Daemon(place, *options) as daemon:
+    options = ("--access-log", "access.log", *options, *tls_options)
+    command = WORKER if listener == "worker" else "pexservice"
+    if command != WORKER:
+        options = ("--standby", "0", *options)
+    python = limited_python(place, max_descriptors) if max_descriptors else sys.executable
+    with Daemon(place, *options, command=command, python=python) as daemon:
         workers = daemon.workers()
         target = Target(place, daemon, context)
         yield target
@@ -402,13 +497,31 @@ KINDS = {
     "streams": Kind(hold_streams, 260, 1000),
 }
 
+#: Attacks that last longer.  A size of slow clients is a number of seconds.
+LONGER_KINDS = {
+    "a crowd": Kind(crowd, 1000, 10_000),
+    "a crowd, few descriptors": Kind(crowd, 900, 900, max_descriptors=700),
+    **{
+        name: Kind(attack, 8, 30, listeners=("plain", "worker"))
+        for name, attack in {
+            "slow headers": slow_clients("-H", "-i", "2"),
+            "slow bodies": slow_clients("-B", "-i", "2", "-s", "60000"),
+            # Ten responses of 60 KB each, at a few bytes per second.
+            "slow reading": slow_clients(
+                *("-X", "-k", "10", "-w", "1", "-y", "512", "-n", "1", "-z", "5"),
+                path="/history?limit=1000",
+            ),
+        }.items()
+    },
+}
+
 
 def main() -> None:
     """
     Make each attack in its long form.
     """
     tried = 0
-    for name, kind in KINDS.items():
+    for name, kind in (KINDS | LONGER_KINDS).items():
         for listener in kind.listeners:
             with tempfile.TemporaryDirectory() as place:
                 kind.run(Path(place), listener, kind.long)
@@ -416,10 +529,10 @@ def main() -> None:
             tried += 1
     record(
         "hostile",
-        promise="Resets, floods of tiny pieces, key updates and greedy addresses"
-        " exclude no other client, and no reset is trusted.",
+        promise="Resets, floods of tiny pieces, key updates, crowds, slow clients and"
+        " greedy addresses exclude no other client, and no reset is trusted.",
         size=tried,
-        unit="attacks by up to 1,000 connections of one address",
+        unit="attacks by up to 10,000 connections of one address",
         result="withstood, plain and over TLS, with access log and rate limit: the"
         " same workers, every connection released, no step without permission",
         command="make attacks",

@@ -3,7 +3,7 @@ HTTP under attack: raw requests, the rules of the RFCs, and the responses that a
 
 C{python -m tests.labs.attacks.lab [ROUNDS]} tries the whole table on both reactors and
 through nginx: first in one piece, and then ROUNDS times cut at random places.  After that,
-it tries L{crowds}, L{hostile} and L{slow}.  The tests are the short form.
+it tries L{hostile}.  The tests are the short form.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 
-from tests.labs.attacks import attack_bodies, attack_heads, crowds, hostile, slow
+from tests.labs.attacks import attack_bodies, attack_heads, hostile
 from tests.labs.attacks.attacking import Attack, Front, attacks, in_pieces
 from tests.support.daemon import LOOPBACK, Daemon
 from tests.support.evidence import record
@@ -115,7 +115,7 @@ def record_attacks(attack_count: int) -> None:
 
 def main() -> None:
     """
-    Try the whole table, and then crowds, hostile clients and slow clients.
+    Try the whole table, and then hostile clients.
     """
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
     attack_count = 0
@@ -132,9 +132,7 @@ def main() -> None:
         assert not failures, "\n".join(failures)
     print(f"{attack_count:,} attacks of {len(TABLE)} kinds, without a failure", flush=True)
     record_attacks(attack_count)
-    crowds.main()
     hostile.main()
-    slow.main()
 
 
 if __name__ == "__main__":

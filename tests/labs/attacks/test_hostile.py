@@ -8,12 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.labs.attacks.hostile import KINDS
+from tests.labs.attacks.hostile import KINDS, LONGER_KINDS
 
 pytestmark = pytest.mark.once
 
 
-CASES = [(name, listener) for name, kind in KINDS.items() for listener in kind.listeners]
+ALL_KINDS = KINDS | LONGER_KINDS
+CASES = [
+    pytest.param(
+        *(name, listener),
+        marks=pytest.mark.needs("slowhttptest") if name.startswith("slow ") else (),
+    )
+    for name, kind in ALL_KINDS.items()
+    for listener in kind.listeners
+]
 
 
 @pytest.mark.parametrize(("name", "listener"), CASES)
@@ -23,5 +31,5 @@ def test_attack_excludes_no_other_client_and_does_no_damage(
     """
     An honest client is served by the same workers meanwhile, and no error is logged.
     """
-    kind = KINDS[name]
+    kind = ALL_KINDS[name]
     kind.run(tmp_path, listener, kind.short)

@@ -15,10 +15,10 @@ from attrs import frozen
 from pexservice.process.exit_status import Status
 from tests.labs.faults.strace import Fault, Victim
 from tests.support.conversation import Answer, Conversation, Expected
-from tests.support.daemon import poll_attempts
+from tests.support.daemon import REACTORS, poll_attempts
 from tests.support.strace import Tracer, slow_flushes
 
-UVLOOP, EPOLL = "uvloop", "epoll"
+UVLOOP, ASYNCIO = REACTORS
 
 #: The revision and the position of a prepared store.
 PREPARED = 257
@@ -361,14 +361,14 @@ PHASES = (
     Phase("start, its store", UVLOOP, WRITING + OPENING, start),
     Phase("start, verifier too", UVLOOP, WRITING + OPENING, start_with_children),
     Phase("step", UVLOOP, WHILE_SERVING, serving(step)),
-    Phase("step", EPOLL, (*TALKING, *FILES), serving(step)),
+    Phase("step", ASYNCIO, (*TALKING, *FILES), serving(step)),
     Phase("reset", UVLOOP, WHILE_SERVING, serving(reset)),
     Phase("steps, in the thread", UVLOOP, WHILE_SERVING, serving(steps_in_batches)),
     Phase("history", UVLOOP, WHILE_SERVING, serving(history)),
-    Phase("history", EPOLL, TALKING, serving(history)),
+    Phase("history", ASYNCIO, TALKING, serving(history)),
     Phase("rotation", UVLOOP, WRITING + LOGGING, serving(step), options=TRIMMING),
     Phase("connection", UVLOOP, ACCEPTING, serving(connect)),
-    Phase("connection", EPOLL, ACCEPTING, serving(connect)),
+    Phase("connection", ASYNCIO, ACCEPTING, serving(connect)),
     Phase("shutdown", UVLOOP, WHILE_SERVING, serving(shut_down)),
-    Phase("shutdown", EPOLL, TALKING, serving(shut_down)),
+    Phase("shutdown", ASYNCIO, TALKING, serving(shut_down)),
 )

@@ -20,7 +20,7 @@ from attrs import Factory, define, frozen
 
 from pexservice.core.cursor import Transition
 from tests.labs.failover.lab import JOURNAL, kill_under_load
-from tests.support.clients import Client, _number, running, whole_history
+from tests.support.clients import Client, _number, running, surprises, whole_history
 from tests.support.daemon import Daemon, wait_until
 from tests.support.evidence import record, run_lab
 from tests.support.linearizability import Record, faults, positions
@@ -39,7 +39,7 @@ class RecordingClient(Client):
     A client that records its requests and the responses.
 
     It repeats a request that has a key until it gets a response, at the next port each
-    time.
+    time, also after a response with status 503.
 
     @ivar ports: the ports of the nodes; if there are none, C{port} is the only one.
     @ivar prefix: the beginning of its keys.
@@ -49,9 +49,9 @@ class RecordingClient(Client):
         arrived.
     @ivar keys: by key, the revision in the response.
     @ivar response_counts: how many responses arrived from each port.
-    @ivar unavailable: how many responses were 503.
     """
 
+    patient: bool = True
     ports: Sequence[int] = ()
     prefix: str = ""
     records: list[Record] = Factory(list)
@@ -59,7 +59,6 @@ class RecordingClient(Client):
     keys: dict[str, int] = Factory(dict)
     response_counts: dict[int, int] = Factory(dict)
     step_times: list[tuple[float, float]] = Factory(list)
-    unavailable: int = 0
 
     def run(self) -> None:
         rng = random.Random(self.number)  # noqa: S311 nothing secret
@@ -72,39 +71,15 @@ class RecordingClient(Client):
                 self.port = rng.choice(self.ports)
             name = rng.choices(OPERATIONS, [30, 50, 19, 1])[0]
             if name == "current":
-                self._ask(None, "GET /current HTTP/1.1\r\nHost: localhost\r\n\r\n", None)
+                self._record(None, None)
                 continue
             key = f"{self.prefix}{self.number}-{count}" if self.number % 2 else None
-            header = "" if key is None else f"Idempotency-Key: {key}\r\n"
             # Every fourth step has the precondition that the cursor is still at the last
             # known revision.  Such a step may have a key too, and be repeated.
-            if rng.random() < 1 / 4:
-                header += f'If-Match: "{self.last}"\r\n'
-            request = f"POST /{name} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n"
-            self._ask(Transition[name.upper()], request, key)
+            has_precondition = rng.random() < 1 / 4
+            header = f'If-Match: "{self.last}"\r\n' if has_precondition else ""
+            self._record(Transition[name.upper()], key, header)
         self._close()
-
-    def _ask(self, operation: Transition | None, request: str, key: str | None) -> None:
-        began, refused = time.monotonic(), False
-        while not self.stopping.is_set():
-            refused = False
-            try:
-                response = self._exchange(request.encode())
-            except OSError:
-                self.broken += 1
-                self._switch_node()
-            else:
-                if not response.startswith(b"HTTP/1.1 503 "):
-                    self._note_response(operation, began, response, key)
-                    return
-                refused = b"nothing was moved" in response
-                self.unavailable += 1
-                self._switch_node()
-            if key is None:
-                break
-        self.records.append(
-            Record(client=self.number, operation=operation, called=began, refused=refused)
-        )
 
     def _switch_node(self) -> None:
         self._close()
@@ -113,12 +88,25 @@ class RecordingClient(Client):
         # A client that is refused at once must not send a thousand requests per second.
         time.sleep(0.05)
 
-    def _note_response(
-        self, operation: Transition | None, began: float, response: bytes, key: str | None
+    def _record(
+        self, operation: Transition | None, key: str | None, header: str = ""
     ) -> None:
+        """
+        Make a request, and record it with its response.
+        """
+        began = time.monotonic()
+        word = "current" if operation is None else operation.word
+        response = self._ask(word, key, header)
+        if not response or response.startswith(b"HTTP/1.1 503 "):
+            self._switch_node()
+            refused = b"nothing was moved" in response
+            self.records.append(
+                Record(
+                    client=self.number, operation=operation, called=began, refused=refused
+                )
+            )
+            return
         ended, status = time.monotonic(), int(response[9:12])
-        if self.fresh or b"\r\nConnection: close\r\n" in response:
-            self._close()
         self.response_counts[self.port] = self.response_counts.get(self.port, 0) + 1
         if status not in (HTTPStatus.OK, HTTPStatus.PRECONDITION_FAILED):
             self.surprises.append(response.decode())
@@ -170,7 +158,7 @@ def check_records(
 
     @raise AssertionError: the records are not linearizable.
     """
-    assert [surprise for client in clients for surprise in client.surprises] == []
+    assert surprises(clients) == []
     records = [record for client in clients for record in client.records]
     require_linearizable(records, journal)
     return Figures(

@@ -26,7 +26,7 @@ from tests.labs.power_cuts.clients import (
     SteppingClient,
 )
 from tests.labs.power_cuts.volumes import KINDS, Kind, Volume
-from tests.support.clients import AcknowledgedStep, replayed, whole_history
+from tests.support.clients import AcknowledgedStep, replayed, surprises, whole_history
 from tests.support.daemon import TIMEOUT_SECONDS, Daemon
 from tests.support.evidence import record, run_lab
 from tests.support.loads import until_acknowledged
@@ -134,8 +134,7 @@ class Store:
         """
         Compare the clients' records from before the cut with the store after it.
         """
-        surprises = [surprise for client in clients for surprise in client.surprises]
-        assert not surprises, surprises
+        assert surprises(clients) == []
         acknowledged = [response for client in clients for response in client.acknowledged]
         revision = daemon.revision()
         assert revision >= len(self.rows), "what was compared before is lost"

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -56,34 +57,14 @@ CONCURRENT_SERVICES = 4
 #: is stopped during its start is noticed only after 30 seconds.
 MAX_RECOVERY_SECONDS = 180
 
+#: The latest moment of a disturbance after the beginning of a start.
+MAX_DISTURBANCE_SECONDS = 1.5
+
 #: How many file descriptors a supervisor has at most, including those for a reload.
 MAX_DESCRIPTORS = 40
 
 #: How many errors one operation may log: two workers, each with several reasons.
 MAX_ERRORS = 12
-
-
-class Refused(OSError):
-    """
-    Raised for a response with status 503, so that the client repeats its step.
-    """
-
-
-class PatientClient(Client):
-    """
-    A client that repeats a refused step with its key until the step is made.
-    """
-
-    def _step(self, word: str, key: str | None) -> None:
-        super()._step(word, key)
-        time.sleep(STEP_INTERVAL_SECONDS)
-
-    def _exchange(self, request: bytes) -> bytes:
-        response = super()._exchange(request)
-        if response.startswith(b"HTTP/1.1 503 "):
-            time.sleep(STEP_INTERVAL_SECONDS)
-            raise Refused
-        return response
 
 
 @define(eq=False)
@@ -108,6 +89,15 @@ class Service:
             *("--listen", f"tcp:{self.port}:interface=127.0.0.1"),
             *("--listen", "unix:http.sock"),
         )
+
+    def kill_and_start(self) -> None:
+        """
+        Kill the supervisor, and start it again.
+        """
+        workers = children(self.pid)
+        self.daemon.kill_supervisor()
+        self.daemon = self.start()
+        wait_until_gone(*workers)
 
     @property
     def pid(self) -> int:
@@ -183,21 +173,13 @@ def stop_all_and_restart(service: Service) -> None:
     """
     Stop all workers, kill the supervisor, and start it again at once.
     """
-    workers = children(service.pid)
-    for pid in workers:
+    for pid in children(service.pid):
         with suppress(ProcessLookupError):
             # A stopped setpriv, which runs for a millisecond before a worker, would survive
             # the supervisor.
             if runs_a_worker(pid):
                 os.kill(pid, signal.SIGSTOP)
-    start_again(service, workers)
-
-
-def start_again(service: Service, workers: list[int]) -> None:
-    service.daemon.process.kill()
-    service.daemon.process.wait()
-    service.daemon = service.start()
-    wait_until_gone(*workers)
+    service.kill_and_start()
 
 
 def hang_supervisor(service: Service) -> None:
@@ -215,10 +197,52 @@ def restart(service: Service) -> None:
     """
     Kill or end the supervisor, and start it again.
     """
-    workers = children(service.pid)
     if service.rng.random() < 0.5:
         service.daemon.stop()
-    start_again(service, workers)
+    service.kill_and_start()
+
+
+def restart_disturbed(disturb: Callable[[int], None]) -> Callable[[Service], None]:
+    """
+    Return an operation that kills the supervisor, and disturbs its next start.
+
+    @param disturb: called with the process id of the new supervisor at a random moment.
+    """
+
+    def find_and_disturb(path: Path) -> None:
+        for pid in children(os.getpid()):
+            with suppress(ProcessLookupError, FileNotFoundError):
+                if Path(f"/proc/{pid}/cwd").readlink() == path:
+                    disturb(pid)
+
+    def operation(service: Service) -> None:
+        delay = service.rng.uniform(0, MAX_DISTURBANCE_SECONDS)
+        disturbance = threading.Timer(delay, find_and_disturb, (service.path,))
+        disturbance.daemon = True
+        disturbance.start()
+        # This start may fail: SIGHUP ends a process that has not yet set its handler.
+        with suppress(AssertionError):
+            service.kill_and_start()
+        disturbance.join()
+        if service.daemon.process.poll() is not None:
+            service.kill_and_start()
+
+    return operation
+
+
+def kill_supervisor(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    # A killed process may seem to run for a moment.
+    wait_until_gone(pid)
+
+
+def kill_youngest_child(pid: int) -> None:
+    """
+    Kill the youngest child and its children: a worker, or a process that verifies.
+    """
+    for child in sorted(children(pid))[-1:]:
+        for process in [*children(child), child]:
+            os.kill(process, signal.SIGKILL)
 
 
 def remove_socket_file(service: Service) -> None:
@@ -317,6 +341,12 @@ MOMENTARY_OPERATIONS: dict[str, tuple[int, Callable[[Service], None]]] = {
     "workers stopped, supervisor killed": (2, stop_all_and_restart),
     "supervisor stopped": (12, hang_supervisor),
     "socket file removed": (6, remove_socket_file),
+    "start disturbed by SIGHUP": (
+        1,
+        restart_disturbed(lambda pid: os.kill(pid, signal.SIGHUP)),
+    ),
+    "start with a child killed": (1, restart_disturbed(kill_youngest_child)),
+    "start with the supervisor killed": (1, restart_disturbed(kill_supervisor)),
 }
 
 #: Operations that prevent steps while they last, and are then undone.
@@ -409,7 +439,12 @@ def seams(path: Path, count: int, seed: int = 1) -> int:
         shutil.copytree(path / "right", path / "wrong")
         service = Service(path, port, rng)
         clients = [
-            PatientClient(2 * number + 1, port, fresh=number % 2 == 0)
+            Client(
+                *(2 * number + 1, port),
+                fresh=number % 2 == 0,
+                patient=True,
+                pause_seconds=STEP_INTERVAL_SECONDS,
+            )
             for number in range(CLIENTS)
         ]
         with running(clients):

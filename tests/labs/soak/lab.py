@@ -26,10 +26,9 @@ from pexservice.stores.lmdb.verify import verify
 from tests.functional.test_keepalive import STORE
 from tests.labs.soak.ageing import Sample, make_aged_store, take_sample
 from tests.labs.soak.onlookers import Follower, Reader, SlowReader
-from tests.support.clients import Client, running
+from tests.support.clients import Client, running, surprises
 from tests.support.daemon import Daemon, wait_until_gone
 from tests.support.evidence import record
-from tests.support.loads import surprises
 
 #: The number of a client decides whether it uses keys, and whether it opens a connection
 #: for each step.

@@ -1,3 +1,0 @@
-"""
-Starts that are disturbed, under load.
-"""
