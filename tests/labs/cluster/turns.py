@@ -15,9 +15,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
-
-from attrs import frozen
 
 from tests.labs.cluster.proxy import proxy_of
 from tests.labs.failover.lab import percentile
@@ -35,54 +34,6 @@ WARM_UP_SECONDS = 1.0
 FAR_DELAY_SECONDS = 0.015
 
 _STEP = b"POST /next HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
-@frozen
-class Measurement:
-    """
-    The result of one measurement.
-
-    @ivar waits: by node, the wait for each response, in seconds.
-    @ivar seconds: how long the measurement lasted.
-    """
-
-    name: str
-    waits: Sequence[Sequence[float]]
-    seconds: float
-
-    @property
-    def rates(self) -> list[float]:
-        """
-        Return the steps per second of each node.
-        """
-        return [len(waits) / self.seconds for waits in self.waits]
-
-    @property
-    def percentiles(self) -> list[float]:
-        """
-        Return the 99th percentile of the waits at each node, in seconds.
-        """
-        return [percentile(waits or [0.0], 0.99) for waits in self.waits]
-
-    @property
-    def longest_wait(self) -> float:
-        """
-        Return the longest of all waits, in seconds.
-        """
-        return max(max(waits, default=0.0) for waits in self.waits)
-
-    def row(self) -> str:
-        """
-        Return the measurement as a row of a Markdown table.
-        """
-        rates = " + ".join(f"{rate:,.0f}" for rate in self.rates)
-        percentiles = ", ".join(
-            f"{1000 * percentile:.0f}" for percentile in self.percentiles
-        )
-        return (
-            f"| {self.name} | {rates} | {sum(self.rates):,.0f} | {percentiles} |"
-            f" {1000 * self.longest_wait:.0f} |"
-        )
 
 
 async def _send_steps(port: int, start: float, end: float, waits: list[float]) -> None:
@@ -174,20 +125,32 @@ def measure(
     *,
     fault: Callable[[Sequence[Daemon]], None] = lambda _: None,
     one_far: bool = False,
-) -> Measurement:
+) -> tuple[list[float], float]:
     """
-    Put load on nodes, with C{counts} connections each.
+    Put load on nodes, with C{counts} connections each, and print a row of the table.
 
     @param fault: causes a fault after a quarter of the time.
     @param one_far: whether the last node is far from etcd.
+    @return: the steps per second of each node, and the longest wait in seconds.
     """
     directory = path / name.replace(" ", "-")
     with _nodes(directory, members, len(counts), one_far=one_far) as daemons:
         ports = [daemon.port for daemon in daemons]
         waits = asyncio.run(_load(ports, counts, seconds, lambda: fault(daemons)))
-    measurement = Measurement(name, waits, seconds)
-    print(measurement.row(), flush=True)
-    return measurement
+    rates = [len(waits_of_node) / seconds for waits_of_node in waits]
+    longest = max(chain.from_iterable(waits))
+    percentiles = [
+        f"{1000 * percentile(waits_of_node or [0.0], 0.99):.0f}" for waits_of_node in waits
+    ]
+    columns = (
+        name,
+        " + ".join(f"{rate:,.0f}" for rate in rates),
+        f"{sum(rates):,.0f}",
+        ", ".join(percentiles),
+        f"{1000 * longest:.0f}",
+    )
+    print(f"| {' | '.join(columns)} |", flush=True)
+    return rates, longest
 
 
 def main() -> None:
@@ -204,11 +167,11 @@ def main() -> None:
         with cluster(path / "etcd", 3) as members:
             for count in (1, 5, 21):
                 measure(path, members, f"one, {count}", [count], seconds)
-                measurement = measure(
+                rates, longest = measure(
                     path, members, f"three, {count} each", [count] * 3, seconds
                 )
-                fairness.append(max(measurement.rates) * 3 / sum(measurement.rates))
-                longest_waits.append(measurement.longest_wait)
+                fairness.append(max(rates) * 3 / sum(rates))
+                longest_waits.append(longest)
             measure(path, members, "three, 1 beside 21 and 21", [1, 21, 21], seconds)
             five = [5] * 3
             measure(path, members, "three, 5, one killed", five, seconds, fault=_kill)

@@ -5,17 +5,11 @@ The short form: damage to every page of a store.
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from pexservice.stores.lmdb.directory import DATA_FILE
-from pexservice.stores.lmdb.transaction import read_format_at
-from pexservice.stores.lmdb.verify import verify
 from tests.labs.damage.lab import Outcome, damage_stores, try_damages
-from tests.labs.damage.originals import KEPT_ENTRIES, KINDS, make_original
 from tests.support.forms import amount
-from tests.support.lmdb_pages import BRANCH, LEAF, OVERFLOW, pages_in_use
 
 #: How many damages are tried; C{make damage} tries 10,000.
 COUNT = amount(short=400, long=1000)
@@ -55,21 +49,3 @@ def test_damage_is_accepted_when_the_checks_are_switched_off() -> None:
     print(Counter((trial.name, trial.outcome.name) for trial in bad))
     assert len(accepted) > 1
     assert len({trial.name for trial in accepted}) > 1
-
-
-@pytest.mark.parametrize("seed", range(KINDS))
-def test_originals_have_both_formats_and_full_ones_have_all_kinds_of_pages(
-    tmp_path: Path, seed: int
-) -> None:
-    original = make_original(tmp_path, seed)
-    directory = tmp_path / "whole"
-    directory.mkdir()
-    (directory / DATA_FILE).write_bytes(original.data)
-    assert read_format_at(directory) == (1 if seed % 2 else 2)
-    verify(directory)
-    if seed >= KINDS // 2:
-        pages = pages_in_use(directory)
-        assert all(pages[kind] for kind in (BRANCH, LEAF, OVERFLOW))
-        # The oldest keys were trimmed, and the newest ones were not.
-        assert original.contents.keys[0] is None
-        assert None not in original.contents.keys[-KEPT_ENTRIES:]

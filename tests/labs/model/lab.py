@@ -24,7 +24,6 @@ from hypothesis.stateful import initialize, precondition, rule, run_state_machin
 from tests.labs.model.conversation import WORKER, CheckedConversation, ServiceUnderTest
 from tests.labs.model.expected import (
     WORDS,
-    ExpectedResponse,
     Model,
     Request,
     fibonacci,
@@ -174,39 +173,6 @@ class Conversation(CheckedConversation):
         if expected.status == 200 and request.method == "GET":
             self._check_rows(body, revisions, page, as_json=request.json)
 
-    @rule(method=_READ_METHODS, json=st.booleans())
-    def index(self, *, method: str, json: bool) -> None:
-        """
-        Check that the index names every path.
-        """
-        request = Request(method=method, json=json)
-        body = self._ask("/", request, ExpectedResponse(200, {"Vary": "Accept"}))
-        assert method == "HEAD" or all(path.encode() in body for path in _PATHS)
-
-    @rule(
-        path=st.sampled_from(["livez", "readyz"]),
-        verbose=st.booleans(),
-        method=_READ_METHODS,
-    )
-    def health(self, *, path: str, verbose: bool, method: str) -> None:
-        """
-        Check the response of the health checks.
-        """
-        check = {"livez": "reactor", "readyz": "store"}[path]
-        body = f"[+]{check} ok\n{path} check passed\n" if verbose else "ok\n"
-        expected = ExpectedResponse(200, {"Cache-Control": "no-store"}, body.encode())
-        query = "?verbose" if verbose else ""
-        self._ask(f"/{path}{query}", Request(method=method), expected)
-
-    @rule(path=st.sampled_from(_PATHS))
-    def options(self, *, path: str) -> None:
-        """
-        Check that each path names its methods.
-        """
-        allow = "POST, GET" if path[1:] in WORDS else "GET, HEAD"
-        expected = ExpectedResponse(204, {"Allow": f"{allow}, OPTIONS"}, b"")
-        self._ask(path, Request(method="OPTIONS"), expected)
-
     @rule(
         case=st.sampled_from(
             [
@@ -285,7 +251,7 @@ def converse(path: Path, examples: int) -> Counter[str]:
         " earlier requests.",
         size=responses,
         unit="responses",
-        result=f"{service.conversations:,} generated conversations on every endpoint,"
+        result=f"{service.conversations:,} generated conversations,"
         f" {restarts:,} restarts by SIGKILL or SIGTERM: each response is the model's",
         command="make model",
     )

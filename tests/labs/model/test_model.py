@@ -15,7 +15,7 @@ EXAMPLES = amount(short=20, long=30)
 
 def test_every_response_is_the_one_of_the_model(tmp_path: Path) -> None:
     """
-    The conversations use every endpoint, with keys, preconditions and restarts.
+    The conversations have keys, preconditions, pages of the history, and restarts.
     """
     responses = converse(tmp_path, EXAMPLES)
     print(responses)
