@@ -224,7 +224,7 @@ REFUSED_PIPELINES: Rules = {
         (f"RFC 9112 9.3.2: in order, after a step: {rule}", (200, status)): {
             f"a step, then {name}": step() + sent
         }
-        for (rule, status), cases in (attack_heads.REFUSED | REFUSED).items()
+        for (rule, status), cases in {**attack_heads.REFUSED, **REFUSED}.items()
         for name, sent in [*cases.items()][:1]
         if isinstance(status, int)
     },

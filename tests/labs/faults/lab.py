@@ -25,8 +25,16 @@ from pathlib import Path
 
 from attrs import Factory, define
 
-from tests.labs.faults.phases import KEY, PHASES, PREPARED, Case, Kind, Phase
-from tests.labs.faults.strace import Fault, store_option
+from tests.labs.faults.phases import (
+    KEY,
+    PHASES,
+    PREPARED,
+    Case,
+    Fault,
+    Kind,
+    Phase,
+    store_option,
+)
 from tests.support.clients import whole_history
 from tests.support.conversation import At, Conversation, Expected
 from tests.support.daemon import WORKER, Daemon

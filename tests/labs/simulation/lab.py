@@ -13,11 +13,299 @@ trace, and C{python -m tests.labs.simulation.lab FIRST LAST} tries many seeds.
 
 from __future__ import annotations
 
+import random
+import signal
 import sys
 import time
+from typing import cast
 
-from tests.labs.simulation.run import Simulation
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+
+from pexservice.process.exit_status import Status
+from pexservice.stores.errors import Refusal
+from tests.labs.simulation.clients import CLIENTS, Clients
+from tests.labs.simulation.machine import Machine
+from tests.labs.simulation.process import CrashableStore, DiskError, Hang, Phase, Process
 from tests.support.evidence import record
+from tests.support.linearizability import faults
+
+#: How many events a run has before the faults end.
+EVENT_COUNT = 400
+
+#: How long the service may take to recover after the faults, in simulated seconds.  The
+#: supervisor waits 60 seconds for the first message of a worker that hangs.
+MAX_RECOVERY_SECONDS = 120.0
+
+#: How often each event happens, and how often each fault if the run has it.
+_EVENTS = {
+    "ask": 20,
+    "accept": 20,
+    "turn": 30,
+    "commit": 15,
+    "deliver": 20,
+    "pass_time": 8,
+    "step_process": 15,
+}
+_FAULTS = {
+    "kill": 2,
+    "hang": 1,
+    "resume": 1,
+    "replace": 1,
+    "refuse": 2,
+    "break_disk": 1,
+    "hang_up": 3,
+    "repeat": 3,
+    "fail_to_boot": 1,
+}
+
+
+class FailedRun(AssertionError):
+    """
+    A run that failed a check.  The message has the seed.
+    """
+
+
+class Simulation:
+    """
+    One simulated run.
+
+    @ivar machine: has the trace.
+    @ivar clients: have the records.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)  # noqa: S311 nothing secret
+        self.machine = Machine(self.rng)
+        self.clients = Clients(self.machine)
+
+    def run(self) -> None:
+        """
+        Run until the service has recovered after the faults, and check the records.
+
+        @raise FailedRun: a check failed.
+        """
+        globalLogPublisher.addObserver(cast(ILogObserver, self._logged))
+        try:
+            self._run()
+        except Exception as error:
+            self.machine.note(f"WRONG: {error}")
+            raise FailedRun(
+                f"seed {self.seed}: {error}\n(python -m tests.labs.simulation.lab"
+                f" {self.seed} prints the trace)"
+            ) from error
+        finally:
+            globalLogPublisher.removeObserver(cast(ILogObserver, self._logged))
+
+    def _logged(self, event: LogEvent) -> None:
+        failure = event.get("log_failure")
+        if failure is not None and not failure.check(DiskError):
+            self.machine.bugs.append(failure)
+
+    def _run(self) -> None:
+        rng, machine = self.rng, self.machine
+        # A run has only some of the faults, because some bugs show only without the others.
+        fault_names = rng.sample(sorted(_FAULTS), rng.randrange(len(_FAULTS) + 1))
+        weights = _EVENTS | {name: _FAULTS[name] for name in sorted(fault_names)}
+        machine.loss_rate = rng.choice([0.0, 0.0, 0.1])
+        self.machine.note(
+            f"seed {self.seed}, with {', '.join(sorted(fault_names)) or 'no faults'}"
+        )
+        machine.pool.start()
+        names = [*weights]
+        for name in rng.choices(names, [*weights.values()], k=EVENT_COUNT):
+            machine.tick += 1
+            getattr(self, f"_{name}")()
+            machine.pass_lock()
+            self._raise_bugs()
+        self._recover()
+        self._check_records()
+
+    def _raise_bugs(self) -> None:
+        for failure in self.machine.bugs:
+            raise AssertionError(failure.getTraceback())
+
+    # Events.
+
+    def _ask(self) -> None:
+        self.clients.ask()
+
+    def _choose_process(self, *phases: Phase) -> Process | None:
+        """
+        Return one of the running processes in C{phases}, or in any phase.
+        """
+        processes = [
+            process
+            for process in self.machine.processes
+            if process.runs and (not phases or process.phase in phases)
+        ]
+        return self.rng.choice(processes) if processes else None
+
+    def _accept(self) -> None:
+        process = self._choose_process(Phase.ACTIVE, Phase.LEAVING)
+        backlog = self.machine.backlog
+        if process is not None and backlog:
+            process.accept(backlog.pop(self.rng.randrange(len(backlog))))
+
+    def _turn(self) -> None:
+        process = self._choose_process()
+        if process is not None:
+            process.turn()
+
+    def _commit(self) -> None:
+        """
+        Continue the commit in progress: write the batch to the disk, or end the commit.
+        """
+        owner = self.machine.owner
+        if owner is None or owner.store.under_way is None:
+            return
+        if self.rng.random() < 1 / 2:
+            owner.store.write()
+        elif owner.runs:
+            owner.store.finish()
+
+    def _deliver(self) -> None:
+        for process in self.machine.processes:
+            if process.pending_results:
+                index = self.rng.randrange(len(process.pending_results))
+                request, result = process.pending_results.pop(index)
+                request.deliver(result)
+                return
+
+    def _pass_time(self) -> None:
+        self.machine.turn(self.rng.choice([0.0001, 0.002, 0.02, 0.3, 1.0]))
+
+    def _step_process(self) -> None:
+        """
+        Let a process handle its signals, or continue its start or its end.
+        """
+        processes = [
+            process for process in self.machine.processes if process.signals or process.runs
+        ]
+        if not processes:
+            return
+        self.rng.choice(processes).step()
+
+    # Faults.
+
+    def _kill(self) -> None:
+        process = self._choose_process()
+        if process is not None:
+            self.machine.note(f"{process} is killed")
+            process.end(signal=signal.SIGKILL)
+
+    def _hang(self) -> None:
+        process = self._choose_process()
+        if process is not None:
+            process.hang = self.rng.choice([*Hang])
+            self.machine.note(f"{process} is {process.hang.name.lower()}")
+
+    def _resume(self) -> None:
+        for process in self.machine.processes:
+            if process.hang is not None:
+                process.hang = None
+                self.machine.note(f"{process} continues")
+                return
+
+    def _replace(self) -> None:
+        """
+        Replace all workers, as SIGHUP does.
+        """
+        self.machine.note("SIGHUP")
+        self.machine.pool.reload()
+
+    def _refuse(self) -> None:
+        """
+        Let the store refuse the batch in progress.
+        """
+        store = self._writing()
+        if store is not None and not store.is_written:
+            self.machine.note("a batch is refused")
+            store.finish(Refusal("full"))
+
+    def _break_disk(self) -> None:
+        """
+        Let the commit in progress fail.
+        """
+        store = self._writing()
+        if store is not None:
+            self.machine.note(f"the disk breaks, at {self.machine.disk.cursor.revision}")
+            store.is_broken = True
+            store.finish(DiskError("Input/output error"))
+
+    def _writing(self) -> CrashableStore | None:
+        owner = self.machine.owner
+        if owner is None or not owner.runs or owner.store.under_way is None:
+            return None
+        return owner.store
+
+    def _hang_up(self) -> None:
+        process = self._choose_process(Phase.ACTIVE, Phase.LEAVING, Phase.DRAINING)
+        if process is not None and process.requests:
+            process.hang_up(self.rng.choice(process.requests))
+
+    def _repeat(self) -> None:
+        self.clients.repeat()
+
+    def _fail_to_boot(self) -> None:
+        process = self._choose_process(Phase.BOOTING)
+        if process is not None:
+            self.machine.note(f"{process} cannot start")
+            process.end(status=Status.CANNOT_START)
+
+    # The end of a run.
+
+    def _recover(self) -> None:
+        """
+        Let everything run without faults until the service has recovered.
+        """
+        self.machine.note("the faults end")
+        machine = self.machine
+        machine.loss_rate = 0.0
+        end = machine.seconds() + MAX_RECOVERY_SECONDS
+        while not self._has_recovered():
+            assert machine.seconds() < end, f"{self.clients.waiting} clients still wait"
+            machine.tick += 1
+            machine.turn(0.25)
+            for _ in range(3):
+                for process in [*machine.processes]:
+                    if process.alive and (process.signals or process.runs):
+                        self._run_process(process)
+            machine.pass_lock()
+            for _ in range(CLIENTS):
+                self._accept()
+                self._deliver()
+            self._raise_bugs()
+
+    def _run_process(self, process: Process) -> None:
+        process.step()
+        if process.runs:
+            process.turn()
+            if process.store.under_way is not None:
+                process.store.finish()
+
+    def _has_recovered(self) -> bool:
+        """
+        Return whether the service has recovered.
+
+        Then every client has its result, there are one active worker and one standby, and
+        the supervisor knows them and has nothing left to do.
+        """
+        machine = self.machine
+        phases = sorted(process.phase.name for process in machine.processes)
+        return (
+            not self.clients.waiting
+            and not machine.backlog
+            and not machine.pool.is_reloading
+            and phases == ["ACTIVE", "STANDBY"]
+            and all(process.runs for process in machine.processes)
+            and all(machine.knows(process) for process in machine.processes)
+        )
+
+    def _check_records(self) -> None:
+        disk = self.machine.disk
+        contradictions = faults(self.clients.records, [row.transition for row in disk.rows])
+        assert not contradictions, "; ".join(contradictions[:5])
 
 
 def simulate(first: int, last: int) -> tuple[int, int, int]:

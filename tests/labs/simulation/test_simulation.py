@@ -8,8 +8,7 @@ import pytest
 
 from pexservice.commit.committer import Committer
 from pexservice.commit.interface import Outcome, Waiter
-from tests.labs.simulation.lab import simulate
-from tests.labs.simulation.run import FailedRun, Simulation
+from tests.labs.simulation.lab import FailedRun, Simulation, simulate
 
 #: The first seeds; C{make simulate} tries more.
 SEEDS = 1000

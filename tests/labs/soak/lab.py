@@ -12,23 +12,256 @@ JSON, and one reads long responses slowly.
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from attrs import Factory, define
+import lmdb
+from attrs import Factory, define, field, frozen
 
+from pexservice.core.cursor import Transition, position_after
+from pexservice.stores.lmdb.databases import DATABASES
+from pexservice.stores.lmdb.directory import DATA_FILE
 from pexservice.stores.lmdb.transaction import TRIM_SLACK
 from pexservice.stores.lmdb.verify import verify
-from tests.functional.test_keepalive import STORE
-from tests.labs.soak.ageing import Sample, make_aged_store, take_sample
-from tests.labs.soak.onlookers import Follower, Reader, SlowReader
-from tests.support.clients import Client, running, surprises
-from tests.support.daemon import Daemon, wait_until_gone
+from pexservice.stores.remembered_keys import KEPT_KEYS
+from tests.functional.test_keepalive import STORE, rollup
+from tests.support.clients import (
+    AcknowledgedStep,
+    Client,
+    Stoppable,
+    running,
+    surprises,
+    whole_history,
+)
+from tests.support.daemon import Daemon, children, wait_until_gone
 from tests.support.evidence import record
+from tests.support.stores import make_store_with_keys
+
+#: How many steps each commit of an aged store has.
+BATCH_SIZE = 250
+
+
+@frozen
+class Sample:
+    """
+    The resources of the service, all processes together.
+
+    @ivar memory: the proportional memory, in MiB.
+    @ivar anonymous: the part of C{memory} that belongs to no file, in MiB.  The other part
+        depends on how much of the store a worker has read.
+    @ivar file: the size of the store's file, in MiB.
+    @ivar rows: the rows of the journal, because a file with free pages does not show their
+        growth.
+    """
+
+    memory: float
+    anonymous: float
+    descriptors: int
+    file: float
+    rows: int
+
+
+def make_aged_store(path: Path) -> None:
+    """
+    Make a store that has already trimmed its idempotency keys.
+
+    After that, only a leak can make it larger.
+    """
+    make_store_with_keys(
+        path,
+        2 * KEPT_KEYS,
+        batch_size=BATCH_SIZE,
+        # Like real clients, each client's keys have the same prefix.
+        key=lambda revision: b"%d-before-%d" % (revision % 6, revision),
+    )
+
+
+def take_sample(daemon: Daemon) -> Sample:
+    """
+    Measure the resources while there are an active worker and a standby.
+    """
+    processes = [daemon.process.pid, *children(daemon.process.pid)]
+    text = "".join(rollup(pid) for pid in processes)
+    whole, anonymous = (
+        sum(map(int, re.findall(rf"^{name}: +(\d+) kB", text, re.MULTILINE))) / 1024
+        for name in ("Pss", "Pss_Anon")
+    )
+    store = daemon.path / STORE
+    with (
+        lmdb.open(str(store), max_dbs=len(DATABASES), readonly=True) as env,
+        env.begin() as txn,
+    ):
+        rows = txn.stat(env.open_db(b"journal", txn, create=False))["entries"]
+    return Sample(
+        whole,
+        anonymous,
+        sum(len([*Path(f"/proc/{pid}/fd").iterdir()]) for pid in processes),
+        (store / DATA_FILE).stat().st_size / (1 << 20),
+        rows,
+    )
+
+
+#: How many older revisions are kept for a comparison: a step that was made before a kill
+#: and repeated after it gets a late response.
+KEPT_REVISIONS = 200_000
+
+
+@define(eq=False)
+class _Observer(Stoppable):
+    """
+    A client that makes the same request again and again.
+
+    @ivar pause: the pause between two requests, in seconds.
+    @ivar refused: how many connections were refused.
+    """
+
+    service: Daemon
+    pause: float = 0.01
+    refused: int = 0
+    connection: HTTPConnection = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self.connection = self.service.connect()
+
+    def run(self) -> None:
+        while not self.stopping.wait(self.pause):
+            try:
+                self.observe()
+            except ConnectionRefusedError:
+                self.refused += 1
+            except (OSError, HTTPException):
+                # The worker was killed.
+                self.connection.close()
+        self.connection.close()
+
+    def observe(self) -> None:
+        """
+        Make one request.
+        """
+        raise NotImplementedError
+
+
+@define(eq=False)
+class Reader(_Observer):
+    """
+    A client that reads values and checks them; no revision may be older than the last one.
+
+    @ivar json: whether it reads JSON.
+    @ivar fresh: whether it opens a connection for each request.
+    @ivar surprises: responses that were wrong.
+    """
+
+    json: bool = False
+    fresh: bool = False
+    reads: int = 0
+    surprises: list[str] = Factory(list)
+
+    _revision: int = 0
+    _values: list[int] = Factory(lambda: [0, 1])
+
+    def observe(self) -> None:
+        headers = {"Accept": "application/json"} if self.json else {}
+        self.connection.request("GET", "/current", headers=headers)
+        response = self.connection.getresponse()
+        body = response.read().decode()
+        if self.fresh:
+            self.connection.close()
+        if response.status != 200:
+            self.surprises.append(f"{response.status} {body}")
+            return
+        revision, position = (
+            int(response.headers[name]) for name in ("Pex-Revision", "Pex-Position")
+        )
+        value = json.loads(body)["current"] if self.json else body.removesuffix("\n")
+        while len(self._values) <= position:
+            self._values.append(sum(self._values[-2:]))
+        if value != str(self._values[position]) or revision < self._revision:
+            self.surprises.append(f"revision {revision} after {self._revision}: {body}")
+        self._revision = revision
+        self.reads += 1
+
+
+@define(eq=False)
+class SlowReader(_Observer):
+    """
+    A client that requests much at once, and reads the responses slowly.
+    """
+
+    pause: float = 0.1
+
+    def observe(self) -> None:
+        if self.connection.sock is None:
+            request = b"GET /history?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            self.connection.connect()
+            self.connection.send(request * 50)
+        if not self.connection.sock.recv(2000):
+            raise ConnectionResetError
+
+
+@define(eq=False)
+class Follower(_Observer):
+    """
+    A client that compares the history with the responses of other clients.
+
+    After that, the other clients may forget these responses.
+
+    @ivar compared: the last revision that it has seen.
+    @ivar position: the position at this revision.
+    @ivar confirmed: how many of the responses it has found in the history.
+    @ivar lost: the responses that it has not found, and the gaps in the history.
+    """
+
+    clients: Sequence[Client] = field(kw_only=True)
+    compared: int = field(kw_only=True)
+    position: int = field(kw_only=True)
+    pause: float = 0.5
+    confirmed: int = 0
+    lost: list[str] = Factory(list)
+
+    _rows: dict[int, tuple[int, str]] = Factory(dict)
+    _unchecked: list[AcknowledgedStep] = Factory(list)
+
+    def observe(self) -> None:
+        """
+        Compare everything new.
+        """
+        for client in self.clients:
+            # Meanwhile, the clients append to the end of the list.
+            count = len(client.acknowledged)
+            self._unchecked += client.acknowledged[:count]
+            del client.acknowledged[:count]
+        self._check_rows(whole_history(self.service, self.compared))
+        for step in self._unchecked:
+            # Each response that arrived before the history was read is in the history once.
+            if self._rows.pop(step.revision, None) == (step.position, step.word):
+                self.confirmed += 1
+            else:
+                self.lost.append(f"{step}")
+        self._unchecked.clear()
+        for revision in [*self._rows]:
+            if revision > self.compared - KEPT_REVISIONS:
+                break
+            del self._rows[revision]
+
+    def _check_rows(self, rows: dict[int, tuple[int, str]]) -> None:
+        """
+        Check that C{rows} continue the part of the history that was read before.
+        """
+        for revision in range(self.compared + 1, max(rows, default=0) + 1):
+            after, word = rows.get(revision, (-1, "next"))
+            if position_after(self.position, Transition[word.upper()]) != after:
+                self.lost.append(f"the history breaks off at revision {revision}")
+            self.position, self._rows[revision] = after, (after, word)
+            self.compared = revision
+
 
 #: The number of a client decides whether it uses keys, and whether it opens a connection
 #: for each step.
