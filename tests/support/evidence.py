@@ -27,7 +27,7 @@ _END = "<!-- and this is its end -->"
 
 
 def record(
-    name: str, *, promise: str, size: int, unit: str, result: str, command: str
+    name: str, *, promise: str, size: int, unit: str, result: str, command: str = ""
 ) -> None:
     """
     Keep the result of one run of a fault-injection test, unless a larger run is kept.
@@ -37,14 +37,14 @@ def record(
     @param size: how much was tried.
     @param unit: what C{size} counts.
     @param result: what the run found, with numbers.
-    @param command: the command that repeats the run.
+    @param command: the command that repeats the run, if it is not C{make NAME}.
     """
     path = KEPT / f"{name}.json"
     if path.exists() and json.loads(path.read_text())["size"] > size:
         return
     KEPT.mkdir(parents=True, exist_ok=True)
     kept = {"promise": promise, "size": size, "unit": unit, "result": result}
-    kept |= {"command": command, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    kept |= {"command": command or f"make {name}", "date": f"{datetime.now(UTC):%Y-%m-%d}"}
     kept["machine"] = f"Linux {platform.release()}, Python {platform.python_version()}"
     path.write_text(json.dumps(kept, indent=1) + "\n")
 

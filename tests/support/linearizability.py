@@ -57,6 +57,16 @@ def positions(journal: Sequence[Transition]) -> list[int]:
     return list(accumulate(journal, position_after, initial=0))
 
 
+def require_linearizable(records: Sequence[Record], journal: Sequence[Transition]) -> None:
+    """
+    @raise AssertionError: the records contradict a single cursor; see L{faults}.
+    """
+    contradictions = faults(records, journal)
+    assert not contradictions, "\n".join(
+        [f"{len(contradictions)} faults", *contradictions[:20]]
+    )
+
+
 def faults(records: Sequence[Record], journal: Sequence[Transition]) -> list[str]:
     """
     Find records that contradict a single cursor.

@@ -109,7 +109,6 @@ def record_attacks(attack_count: int) -> None:
         result=f"{len(TABLE)} kinds, on uvloop, on Twisted's reactor and through"
         " nginx, whole and in pieces: no 5xx, no silence, no step without a"
         " response",
-        command="make attacks",
     )
 
 

@@ -35,7 +35,6 @@ from tests.labs.histories.lab import (
     RecordingClient,
     check_records,
     journal_of,
-    require_linearizable,
 )
 from tests.support.commands import run_command
 from tests.support.daemon import TIMEOUT_SECONDS, Daemon, poll_attempts, wait_until
@@ -49,7 +48,7 @@ from tests.support.etcd import (
 )
 from tests.support.etcd_users import TlsFiles, as_root, enable_users
 from tests.support.evidence import record
-from tests.support.linearizability import Record
+from tests.support.linearizability import Record, require_linearizable
 from tests.support.ports import held_ports
 
 CLIENTS = 24

@@ -184,7 +184,6 @@ def main() -> None:
         unit="seconds of three nodes with 1, 5 and 21 connections each",
         result=f"the busiest node made at most {max(fairness):.2f} times the mean;"
         f" longest wait {1000 * max(longest_waits):.0f} ms",
-        command="make turns",
     )
 
 

@@ -353,7 +353,6 @@ def damage_stores(count: int, first: int = 0) -> Counter[Outcome]:
         f" {outcomes[Outcome.STATE_BEFORE]:,} bare copies at the state before the last"
         f" commit and {outcomes[Outcome.EARLIER_STATE]} at an earlier one; none"
         " accepted and different",
-        command="make damage",
     )
     return outcomes
 

@@ -187,7 +187,6 @@ class FaultRuns:
             size=self.injection_count,
             unit="failed calls",
             result=f"{len(self.failures)} wrong; {counted}",
-            command="make faults",
         )
 
 

@@ -23,7 +23,7 @@ from tests.labs.failover.lab import JOURNAL, kill_under_load
 from tests.support.clients import Client, _number, running, surprises, whole_history
 from tests.support.daemon import Daemon, wait_until
 from tests.support.evidence import record, run_lab
-from tests.support.linearizability import Record, faults, positions
+from tests.support.linearizability import Record, positions, require_linearizable
 
 CLIENTS = 16
 
@@ -170,13 +170,6 @@ def check_records(
     )
 
 
-def require_linearizable(records: Sequence[Record], journal: Sequence[Transition]) -> None:
-    contradictions = faults(records, journal)
-    assert not contradictions, "\n".join(
-        [f"{len(contradictions)} faults", *contradictions[:20]]
-    )
-
-
 def journal_of(daemon: Daemon) -> Sequence[Transition]:
     """
     Return the transitions in the history of a daemon.
@@ -222,7 +215,6 @@ def histories(path: Path, kills: int, *options: str) -> Figures:
         result=f"{CLIENTS} concurrent clients, {kills} SIGKILLs of the active"
         f" worker, {result.reads:,} reads, {result.unknown:,} outcomes unknown:"
         " the record is linearizable",
-        command="make histories",
     )
     return result
 

@@ -384,7 +384,6 @@ def converse(path: Path, examples: int) -> Counter[str]:
         unit="responses",
         result=f"{service.conversations:,} generated conversations,"
         f" {restarts:,} restarts by SIGKILL or SIGTERM: each response is the model's",
-        command="make model",
     )
     return service.responses
 

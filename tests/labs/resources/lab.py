@@ -368,7 +368,6 @@ def record_result(shortage_count: int, acknowledged: int) -> None:
         unit="shortages",
         result=f"{acknowledged:,} steps acknowledged meanwhile, 0 lost, 0 connections"
         " refused",
-        command="make resources",
     )
 
 

@@ -488,7 +488,6 @@ def main() -> None:
         unit="operations on processes, files and the store under clients",
         result=f"{acknowledged:,} steps acknowledged, none lost or made twice,"
         " and the service recovered by itself each time",
-        command="make seams",
     )
 
 

@@ -27,7 +27,7 @@ from tests.labs.simulation.clients import CLIENTS, Clients
 from tests.labs.simulation.machine import Machine
 from tests.labs.simulation.process import CrashableStore, DiskError, Hang, Phase, Process
 from tests.support.evidence import record
-from tests.support.linearizability import faults
+from tests.support.linearizability import require_linearizable
 
 #: How many events a run has before the faults end.
 EVENT_COUNT = 400
@@ -115,20 +115,19 @@ class Simulation:
         names = [*weights]
         for name in rng.choices(names, [*weights.values()], k=EVENT_COUNT):
             machine.tick += 1
-            getattr(self, f"_{name}")()
+            owner = self.clients if name in ("ask", "repeat") else self
+            getattr(owner, name)()
             machine.pass_lock()
             self._raise_bugs()
         self._recover()
-        self._check_records()
+        journal = [row.transition for row in machine.disk.rows]
+        require_linearizable(self.clients.records, journal)
 
     def _raise_bugs(self) -> None:
         for failure in self.machine.bugs:
             raise AssertionError(failure.getTraceback())
 
     # Events.
-
-    def _ask(self) -> None:
-        self.clients.ask()
 
     def _choose_process(self, *phases: Phase) -> Process | None:
         """
@@ -141,18 +140,18 @@ class Simulation:
         ]
         return self.rng.choice(processes) if processes else None
 
-    def _accept(self) -> None:
+    def accept(self) -> None:
         process = self._choose_process(Phase.ACTIVE, Phase.LEAVING)
         backlog = self.machine.backlog
         if process is not None and backlog:
             process.accept(backlog.pop(self.rng.randrange(len(backlog))))
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
         process = self._choose_process()
         if process is not None:
             process.turn()
 
-    def _commit(self) -> None:
+    def commit(self) -> None:
         """
         Continue the commit in progress: write the batch to the disk, or end the commit.
         """
@@ -164,7 +163,7 @@ class Simulation:
         elif owner.runs:
             owner.store.finish()
 
-    def _deliver(self) -> None:
+    def deliver(self) -> None:
         for process in self.machine.processes:
             if process.pending_results:
                 index = self.rng.randrange(len(process.pending_results))
@@ -172,10 +171,10 @@ class Simulation:
                 request.deliver(result)
                 return
 
-    def _pass_time(self) -> None:
+    def pass_time(self) -> None:
         self.machine.turn(self.rng.choice([0.0001, 0.002, 0.02, 0.3, 1.0]))
 
-    def _step_process(self) -> None:
+    def step_process(self) -> None:
         """
         Let a process handle its signals, or continue its start or its end.
         """
@@ -188,33 +187,33 @@ class Simulation:
 
     # Faults.
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
         process = self._choose_process()
         if process is not None:
             self.machine.note(f"{process} is killed")
             process.end(signal=signal.SIGKILL)
 
-    def _hang(self) -> None:
+    def hang(self) -> None:
         process = self._choose_process()
         if process is not None:
             process.hang = self.rng.choice([*Hang])
             self.machine.note(f"{process} is {process.hang.name.lower()}")
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
         for process in self.machine.processes:
             if process.hang is not None:
                 process.hang = None
                 self.machine.note(f"{process} continues")
                 return
 
-    def _replace(self) -> None:
+    def replace(self) -> None:
         """
         Replace all workers, as SIGHUP does.
         """
         self.machine.note("SIGHUP")
         self.machine.pool.reload()
 
-    def _refuse(self) -> None:
+    def refuse(self) -> None:
         """
         Let the store refuse the batch in progress.
         """
@@ -223,7 +222,7 @@ class Simulation:
             self.machine.note("a batch is refused")
             store.finish(Refusal("full"))
 
-    def _break_disk(self) -> None:
+    def break_disk(self) -> None:
         """
         Let the commit in progress fail.
         """
@@ -239,15 +238,12 @@ class Simulation:
             return None
         return owner.store
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
         process = self._choose_process(Phase.ACTIVE, Phase.LEAVING, Phase.DRAINING)
         if process is not None and process.requests:
             process.hang_up(self.rng.choice(process.requests))
 
-    def _repeat(self) -> None:
-        self.clients.repeat()
-
-    def _fail_to_boot(self) -> None:
+    def fail_to_boot(self) -> None:
         process = self._choose_process(Phase.BOOTING)
         if process is not None:
             self.machine.note(f"{process} cannot start")
@@ -273,8 +269,8 @@ class Simulation:
                         self._run_process(process)
             machine.pass_lock()
             for _ in range(CLIENTS):
-                self._accept()
-                self._deliver()
+                self.accept()
+                self.deliver()
             self._raise_bugs()
 
     def _run_process(self, process: Process) -> None:
@@ -301,11 +297,6 @@ class Simulation:
             and all(process.runs for process in machine.processes)
             and all(machine.knows(process) for process in machine.processes)
         )
-
-    def _check_records(self) -> None:
-        disk = self.machine.disk
-        contradictions = faults(self.clients.records, [row.transition for row in disk.rows])
-        assert not contradictions, "; ".join(contradictions[:5])
 
 
 def simulate(first: int, last: int) -> tuple[int, int, int]:

@@ -27,7 +27,7 @@ from pexservice.stores.interface import Batch, HistoryEntry, IExclusiveStore
 from pexservice.supervisor.supervised_worker import MESSAGES_FD, SupervisedWorker
 from pexservice.worker.messages import HEARTBEATS_PER_WATCHDOG
 from tests.support.fakes import MemoryStore, Turns
-from tests.support.steps import CallingWaiter, Response, submit
+from tests.support.steps import CallingWaiter, Response
 
 
 class DiskError(OutcomeUnknown):
@@ -114,14 +114,13 @@ class Request:
 
     @ivar step: C{None} for a read.
     @ivar deliver: called once, with the result for the client.
-    @ivar variant: which of two ways of handling the request is used.
+    @ivar variant: which of two ways of reading is used.
     """
 
     number: int
     step: Step | None
     deliver: Callable[[Result], None]
     variant: int = 0
-    submitted: Deferred[None] | None = None
 
 
 class Phase(Enum):
@@ -266,7 +265,7 @@ class Process:
 
     def accept(self, request: Request) -> None:
         """
-        Give C{request} to the committer, in one of the possible ways.
+        Give C{request} to the committer.
         """
         self.requests.append(request)
         committer, step = self.committer, request.step
@@ -286,20 +285,14 @@ class Process:
             committer.history(committer.durable.revision + 1, 1).addCallback(seen)
         elif step is None:
             committer.read(CallingWaiter(shown, done))
-        elif step.key is None and request.variant:
-            committer.step(step, CallingWaiter(done, done))
         else:
-            request.submitted = submit(committer, step).addCallbacks(
-                done, lambda failure: done(failure.value)
-            )
+            committer.step(step, CallingWaiter(done, done))
 
     def hang_up(self, request: Request) -> None:
         """
         Close the connection of C{request}, as its client would.
         """
         self.requests.remove(request)
-        if request.submitted is not None:
-            request.submitted.cancel()
         request.deliver(None)
 
     def _failed(self, failure: Failure) -> None:

@@ -438,7 +438,6 @@ def record_soak(soak: Soak, minutes: float) -> None:
         f" and {soak.replacements} replacements: {len(soak.follower.lost)} lost,"
         f" {soak.refused} refused; maxima of the first and the second half:"
         f" {soak.growth()}",
-        command="make soak",
     )
 
 
