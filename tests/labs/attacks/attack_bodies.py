@@ -233,14 +233,12 @@ REFUSED_PIPELINES: Rules = {
     },
 }
 
-#: Requests after which the service closes the connection, and the steps after them.
+#: Requests after which the service closes the connection.
 LAST_REQUESTS: Rules = {
-    ("RFC 9112 9.3, 9.6: nothing after a connection's last request is executed", 200): {
-        "the last one, then steps": step(b"Connection: close"),
-        "HTTP/1.0, then steps": request(b"POST /next HTTP/1.0"),
+    ("RFC 9112 9.6: nothing after a connection's last request is executed", 200): {
+        "the last one": step(b"Connection: close")
     }
 }
-AFTER_THE_LAST = step() * 10
 
 #: Requests without an end.
 INCOMPLETE = {

@@ -57,8 +57,7 @@ class Attack:
     @ivar statuses: the status of each final response.  The service must make a step for
         each 200.
     @ivar closes: the service closes the connection after these responses; otherwise
-        C{following} gets a response too.
-    @ivar following: the bytes that are sent after the attack.
+        L{FOLLOWING_STEP} gets a response too.
     @ivar is_incomplete: the request has no end, and nothing is sent after it.
     @ivar half_closes: the client closes its half of the connection after the attack.
     """
@@ -68,7 +67,6 @@ class Attack:
     sent: bytes
     statuses: Sequence[int]
     closes: bool = False
-    following: bytes = FOLLOWING_STEP
     is_incomplete: bool = False
     half_closes: bool = False
 
@@ -220,7 +218,7 @@ def in_one_piece(attack: Attack) -> list[bytes]:
     """
     Return an attack and the bytes after it, in one piece.
     """
-    return [attack.sent if attack.is_incomplete else attack.sent + attack.following]
+    return [attack.sent if attack.is_incomplete else attack.sent + FOLLOWING_STEP]
 
 
 def in_pieces(attack: Attack, rng: random.Random, max_cuts: int = 6) -> list[bytes]:

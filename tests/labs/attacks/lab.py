@@ -29,9 +29,7 @@ TABLE = [
     *attacks(attack_bodies.REFUSED, closes=True),
     *attacks(attack_bodies.ACCEPTED),
     *attacks(attack_bodies.REFUSED_PIPELINES, closes=True),
-    *attacks(
-        attack_bodies.LAST_REQUESTS, closes=True, following=attack_bodies.AFTER_THE_LAST
-    ),
+    *attacks(attack_bodies.LAST_REQUESTS, closes=True),
     *attacks(attack_bodies.TIMED_OUT, closes=True, is_incomplete=True),
     *attacks(attack_bodies.HALF_CLOSED, closes=True, is_incomplete=True, half_closes=True),
 ]

@@ -182,9 +182,9 @@ class ClusterSetup:
         """
         for _ in poll_attempts():
             for client in self.clients:
-                for began, returned in reversed(client.step_times[-5:]):
-                    if began > moment:
-                        return returned - moment
+                for last in reversed(client.records[-5:]):
+                    if last.operation and last.seen and last.called > moment:
+                        return last.returned - moment
         raise AssertionError("no step gets a response")
 
 

@@ -8,7 +8,6 @@ is killed, with one that is paused, and with one that is far from etcd.
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from tests.labs.cluster.proxy import proxy_of
 from tests.labs.failover.lab import percentile
+from tests.support.clients import Client, running
 from tests.support.daemon import LOOPBACK, Daemon
 from tests.support.etcd import Member, cluster
 from tests.support.evidence import record
@@ -32,53 +32,6 @@ WARM_UP_SECONDS = 1.0
 
 #: The delay in each direction of an etcd with a round trip of 30 ms.
 FAR_DELAY_SECONDS = 0.015
-
-_STEP = b"POST /next HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
-async def _send_steps(port: int, start: float, end: float, waits: list[float]) -> None:
-    """
-    Make steps on one connection, and measure them between C{start} and C{end}.
-    """
-    writer: asyncio.StreamWriter | None = None
-    while (began := time.monotonic()) < end:
-        try:
-            if writer is None:
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(_STEP)
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().partition(b"content-length: ")[2].split(b"\r")[0])
-            await reader.readexactly(length)
-        except (OSError, EOFError):
-            if writer is not None:
-                writer.close()
-                writer = None
-            await asyncio.sleep(0.05)
-            continue
-        if began < start:
-            continue
-        if head.startswith(b"HTTP/1.1 200 "):
-            waits.append(time.monotonic() - began)
-        else:
-            await asyncio.sleep(0.02)
-    if writer is not None:
-        writer.close()
-
-
-async def _load(
-    ports: Sequence[int], counts: Sequence[int], seconds: float, fault: Callable[[], object]
-) -> list[list[float]]:
-    waits_by_node: list[list[float]] = [[] for _ in ports]
-    start = time.monotonic() + WARM_UP_SECONDS
-    clients = [
-        asyncio.create_task(_send_steps(port, start, start + seconds, waits))
-        for port, count, waits in zip(ports, counts, waits_by_node, strict=True)
-        for _ in range(count)
-    ]
-    asyncio.get_running_loop().call_later(WARM_UP_SECONDS + seconds / 4, fault)
-    # A paused node responds after it is resumed.
-    await asyncio.gather(*clients)
-    return waits_by_node
 
 
 @contextmanager
@@ -111,9 +64,9 @@ def _kill(daemons: Sequence[Daemon]) -> None:
 
 
 def _pause(daemons: Sequence[Daemon]) -> None:
-    process = daemons[-1].process
-    process.send_signal(signal.SIGSTOP)
-    asyncio.get_running_loop().call_later(2, process.send_signal, signal.SIGCONT)
+    daemons[-1].process.send_signal(signal.SIGSTOP)
+    time.sleep(2)
+    daemons[-1].process.send_signal(signal.SIGCONT)
 
 
 def measure(
@@ -135,8 +88,26 @@ def measure(
     """
     directory = path / name.replace(" ", "-")
     with _nodes(directory, members, len(counts), one_far=one_far) as daemons:
-        ports = [daemon.port for daemon in daemons]
-        waits = asyncio.run(_load(ports, counts, seconds, lambda: fault(daemons)))
+        # Clients with an even number use no keys.
+        clients = [
+            [Client(2 * number, daemon.port) for number in range(count)]
+            for daemon, count in zip(daemons, counts, strict=True)
+        ]
+        with running([*chain.from_iterable(clients)]):
+            time.sleep(WARM_UP_SECONDS)
+            start = time.monotonic()
+            time.sleep(seconds / 4)
+            fault(daemons)
+            time.sleep(max(0, start + seconds - time.monotonic()))
+    waits = [
+        [
+            step.ended - step.began
+            for client in clients_of_node
+            for step in client.acknowledged
+            if start <= step.began < start + seconds
+        ]
+        for clients_of_node in clients
+    ]
     rates = [len(waits_of_node) / seconds for waits_of_node in waits]
     longest = max(chain.from_iterable(waits))
     percentiles = [

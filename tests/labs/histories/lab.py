@@ -45,8 +45,6 @@ class RecordingClient(Client):
     @ivar prefix: the beginning of its keys.
     @ivar records: all operations, also those with an unknown outcome.
     @ivar last: the revision in its last response.
-    @ivar step_times: of each step with a response, when it began and when the response
-        arrived.
     @ivar keys: by key, the revision in the response.
     @ivar response_counts: how many responses arrived from each port.
     """
@@ -58,7 +56,6 @@ class RecordingClient(Client):
     last: int = 0
     keys: dict[str, int] = Factory(dict)
     response_counts: dict[int, int] = Factory(dict)
-    step_times: list[tuple[float, float]] = Factory(list)
 
     def run(self) -> None:
         rng = random.Random(self.number)  # noqa: S311 nothing secret
@@ -120,8 +117,6 @@ class RecordingClient(Client):
             operation = None
         elif key is not None:
             self.keys[key] = self.last
-        if operation is not None:
-            self.step_times.append((began, ended))
         self.records.append(
             Record(
                 client=self.number,
