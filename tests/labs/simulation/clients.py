@@ -12,8 +12,7 @@ from attrs import Factory, define
 from pexservice.commit.interface import KeyReused, Outcome, Step
 from pexservice.core.cursor import State, Transition
 from pexservice.stores.errors import OutcomeUnknown, Refusal
-from tests.labs.simulation.machine import Machine
-from tests.labs.simulation.process import Request, Result
+from tests.labs.simulation.machine import Machine, Request, Result
 from tests.support.linearizability import Record
 from tests.support.steps import Response
 

@@ -24,8 +24,14 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from pexservice.process.exit_status import Status
 from pexservice.stores.errors import Refusal
 from tests.labs.simulation.clients import CLIENTS, Clients
-from tests.labs.simulation.machine import Machine
-from tests.labs.simulation.process import CrashableStore, DiskError, Hang, Phase, Process
+from tests.labs.simulation.machine import (
+    CrashableStore,
+    DiskError,
+    Hang,
+    Machine,
+    Phase,
+    Process,
+)
 from tests.support.evidence import record
 from tests.support.linearizability import require_linearizable
 
