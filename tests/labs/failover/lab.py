@@ -17,9 +17,7 @@ import signal
 import sys
 import tempfile
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from pathlib import Path
 
 from attrs import frozen
@@ -132,14 +130,8 @@ def pauses(
     """
     Return the time from each kill to the first response to a request that began after it.
     """
-    responses = sorted(responses, key=lambda step: step.began)
-    # At the index of each response: the earliest end of this response and all later ones.
-    earliest_end = [*accumulate((response.ended for response in reversed(responses)), min)][
-        ::-1
-    ]
     return [
-        earliest_end[bisect_right(responses, kill_time, key=lambda step: step.began)]
-        - kill_time
+        min(step.ended for step in responses if step.began >= kill_time) - kill_time
         for kill_time in kill_times
     ]
 

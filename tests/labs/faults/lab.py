@@ -25,6 +25,7 @@ from pathlib import Path
 
 from attrs import Factory, define
 
+from tests.labs.faults.conversation import At, Conversation, Expected
 from tests.labs.faults.phases import (
     KEY,
     PHASES,
@@ -36,7 +37,6 @@ from tests.labs.faults.phases import (
     store_option,
 )
 from tests.support.clients import whole_history
-from tests.support.conversation import At, Conversation, Expected
 from tests.support.daemon import WORKER, Daemon
 from tests.support.evidence import record
 from tests.support.stores import make_store_with_keys
@@ -102,21 +102,14 @@ class FaultRuns:
     All runs, each with one fault, and their outcomes.
 
     @ivar prepared: a store to start with.
-    @ivar outcomes: the outcomes, by phase and reactor.
+    @ivar outcomes: how often each outcome occurred, by phase, reactor and outcome.
     @ivar failures: the descriptions of the runs that failed a check.
     """
 
     prepared: Path
-    outcomes: dict[tuple[str, str], Counter[str]] = Factory(dict)
+    outcomes: Counter[tuple[str, str, str]] = Factory(Counter)
     failures: list[str] = Factory(list)
     _lock: threading.Lock = Factory(threading.Lock)
-
-    @property
-    def injection_count(self) -> int:
-        """
-        Return how many calls have failed by injection.
-        """
-        return sum(outcome.total() for outcome in self.outcomes.values())
 
     def fail_each_call(self, phase: Phase, kind: Kind, max_calls: int) -> None:
         """
@@ -164,19 +157,12 @@ class FaultRuns:
                     self.failures.append(f"{title}\n{problem}")
                     print(self.failures[-1], flush=True)
                 if was_injected or problem:
-                    row = self.outcomes.setdefault((phase.name, phase.reactor), Counter())
-                    row[outcome] += 1
+                    self.outcomes[phase.name, phase.reactor, outcome] += 1
             return was_injected
-
-    def totals(self) -> Counter[str]:
-        """
-        Return the outcomes of all phases together.
-        """
-        return sum(self.outcomes.values(), Counter())
 
     def record_outcomes(self) -> None:
         summary: Counter[str] = Counter()
-        for outcome, count in self.totals().items():
+        for (*_, outcome), count in self.outcomes.items():
             effect = (words for mark, words in _SUMMARY.items() if mark in outcome)
             summary[next(effect, "without an effect")] += count
         counted = ", ".join(f"{count:,} {words}" for words, count in summary.most_common())
@@ -184,7 +170,7 @@ class FaultRuns:
             "faults",
             promise="Any system call may fail: no response is wrong, no state is lost,"
             " and a restart recovers.",
-            size=self.injection_count,
+            size=self.outcomes.total(),
             unit="failed calls",
             result=f"{len(self.failures)} wrong; {counted}",
         )
@@ -211,11 +197,9 @@ def main() -> None:
         make_prepared_store(runs.prepared)
         call_kinds = [(phase, kind) for phase in PHASES for kind in phase.kinds]
         run(runs, call_kinds, MAX_CALLS)
-    for (phase, reactor), row in sorted(runs.outcomes.items()):
-        print(f"{phase}, {reactor}: {row.total():,}")
-        for outcome, count in row.most_common():
-            print(f"    {count:6,} {outcome}")
-    print(f"{runs.injection_count:,} failed calls, {len(runs.failures)} wrong")
+    for key, count in sorted(runs.outcomes.items()):
+        print(f"{count:6,} {', '.join(key)}")
+    print(f"{runs.outcomes.total():,} failed calls, {len(runs.failures)} wrong")
     if runs.failures:
         sys.exit(1)
     runs.record_outcomes()

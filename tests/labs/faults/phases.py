@@ -13,7 +13,7 @@ from pathlib import Path
 from attrs import frozen
 
 from pexservice.process.exit_status import Status
-from tests.support.conversation import Answer, Conversation, Expected
+from tests.labs.faults.conversation import Answer, Conversation, Expected
 from tests.support.daemon import REACTORS, WORKER, Daemon, poll_attempts
 from tests.support.strace import Tracer, slow_flushes
 

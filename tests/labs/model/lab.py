@@ -36,7 +36,6 @@ from tests.labs.model.expected import (
     Model,
     Request,
     fibonacci,
-    problem,
 )
 from tests.support.daemon import WORKER, Daemon, read_all
 from tests.support.evidence import record, run_lab
@@ -53,7 +52,6 @@ _TAGS = st.none() | st.lists(
     min_size=1,
     max_size=3,
 )
-_PATHS = ("/", "/current", "/next", "/previous", "/reset", "/history", "/livez", "/readyz")
 
 
 _TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
@@ -303,32 +301,6 @@ class Conversation(RuleBasedStateMachine):
         body = self._ask(f"/history?{'&'.join(query)}", request, expected)
         if expected.status == 200 and request.method == "GET":
             self._check_rows(body, revisions, page, as_json=request.json)
-
-    @rule(
-        case=st.sampled_from(
-            [
-                *((405, "method-not-allowed", "DELETE", path, None) for path in _PATHS),
-                (405, "method-not-allowed", "HEAD", "/next", None),
-                (405, "method-not-allowed", "HEAD", "/reset", None),
-                (404, "not-found", "POST", "//next", None),
-                (404, "not-found", "POST", "/next/", None),
-                (404, "not-found", "GET", "/%6eext", None),
-                (400, "bad-request", "GET", "/history?limit=0", None),
-                (400, "bad-request", "GET", "/history?limit=1001", None),
-                (400, "bad-request", "GET", "/history?before=x", None),
-                (400, "bad-request", "POST", "/next", "two words"),
-                (400, "bad-request", "POST", "/reset", "k" * 256),
-            ]
-        ),
-        json=st.booleans(),
-    )
-    def refused(self, *, case: tuple[int, str, str, str, str | None], json: bool) -> None:
-        """
-        Check that a bad request has no effect.
-        """
-        status, name, method, path, key = case
-        request = Request(method=method, json=json, key=key)
-        self._ask(path, request, problem(status, name, request))
 
     @precondition(lambda self: not self.restarted)
     @rule(signal_name=st.sampled_from([*["not"] * 20, "SIGTERM", "SIGKILL"]))

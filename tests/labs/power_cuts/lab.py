@@ -14,11 +14,11 @@ import random
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from select import select
 
@@ -180,14 +180,12 @@ class Store:
     """
     A store on a volume, and what the clients know about it.
 
-    @ivar stop: ends the run early.
     @ivar rows: by revision, the position and the transition in the history.
     @ivar steps_by_key: by key, the step in the last response.
     """
 
     volume: Volume
     store_name: str
-    stop: threading.Event
     rows: dict[int, tuple[int, str]] = Factory(dict)
     steps_by_key: dict[str, AcknowledgedStep] = Factory(dict)
     result: Result = Factory(Counter)
@@ -202,8 +200,6 @@ class Store:
         control = NegativeControl(self.volume.mount_point / "control")
         clients: Sequence[SteppingClient] = []
         for cut in range(cuts):
-            if self.stop.is_set():
-                break
             with_supervisor = rng.randrange(CUTS_PER_SERVICE) == 0
             daemon = self._start("pexservice" if with_supervisor else "pexservice-worker")
             try:
@@ -305,11 +301,9 @@ class Store:
         return steps
 
 
-def cut_power_on(path: Path, cuts: int, kind: Kind, stop: threading.Event) -> Result:
+def cut_power_on(path: Path, cuts: int, kind: Kind) -> Result:
     """
     Cut the power on one store after the other, on file systems of one kind.
-
-    @param stop: ends the run early.
     """
     results = []
     for done in range(0, cuts, CUTS_PER_STORE):
@@ -317,7 +311,7 @@ def cut_power_on(path: Path, cuts: int, kind: Kind, stop: threading.Event) -> Re
         directory = path / store_name
         directory.mkdir()
         with Volume(directory, kind) as volume:
-            store = Store(volume, store_name, stop)
+            store = Store(volume, store_name)
             results.append(store.run_with_cuts(min(CUTS_PER_STORE, cuts - done)))
     return sum(results, Counter())
 
@@ -330,16 +324,8 @@ def cut_power(path: Path, cuts: int) -> Result:
         negative control lost nothing, so that the test could not have noticed a loss.
     """
     cuts_per_kind = -(-cuts // len(KINDS))
-    stop = threading.Event()
     with ThreadPoolExecutor(len(KINDS)) as threads:
-        runs = [
-            threads.submit(cut_power_on, path, cuts_per_kind, kind, stop) for kind in KINDS
-        ]
-        try:
-            wait(runs, return_when=FIRST_EXCEPTION)
-        finally:
-            stop.set()
-    results = [run.result() for run in runs]
+        results = [*threads.map(partial(cut_power_on, path, cuts_per_kind), KINDS)]
     for kind, result in zip(KINDS, results, strict=True):
         assert result["control_losses"], f"on {kind.name} the negative control lost nothing"
     total = sum(results, Counter())
