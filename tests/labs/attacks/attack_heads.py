@@ -99,7 +99,6 @@ REFUSED: Rules = {
         "the preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
         "a line of a proxy's protocol": b"PROXY TCP4 127.0.0.1 1 2 3\r\n" + step(),
-        "SOCKS": b"\x05\x01\x00\r\n\r\n",
     },
     ("RFC 9112 3: a request line that is too long is 414", 414): {
         "a line of 8193 bytes": post(b"/next?" + b"x" * 8173),
@@ -165,11 +164,8 @@ REFUSED: Rules = {
         "a long name": step(LONG + b": value"),
         "a header without an end": b"POST /next HTTP/1.1\r\nHost: a\r\nName: " + LONG,
         "101 headers": step(*[b"Name: value"] * 100),
-        "10,000 headers": step(*[b"a:"] * 10_000),
-        "a header of 200 lines": step(b"Name: value", *[b" more"] * 200),
         "two long headers": step(*[b"Name: " + LONG[:9000]] * 2),
         "a long header of folded lines": step(b"a: b", *[b" " + LONG[:5000]] * 4),
-        "long cookies": step(*[b"Cookie: " + LONG[:4000]] * 5),
     },
 }
 
@@ -205,7 +201,6 @@ ACCEPTED: Rules = {
     ("a path in a query or a header is only text", 200): {
         **each(post, b"/next?file=/etc/passwd", b"/next?store=/tmp/other"),
         **each(step, b"Authorization: Bearer ../../etc/passwd"),
-        **each(step, b"X-Forwarded-For: ../../etc/passwd"),
     },
     (
         "RFC 9112 3.2.2: a server takes the absolute form, and its host instead of Host",
@@ -240,19 +235,12 @@ ACCEPTED: Rules = {
     ("Fetch Metadata: a page of another origin makes no step", 403): {
         "a form of another site": step(OTHER_SITE, b"Origin: https://attacker.example"),
         "an image of another site": get(b"/next", OTHER_SITE),
-        **each(step, b"Sec-Fetch-Site: same-site", b"Sec-Fetch-Site:"),
-        **each(step, b"Sec-Fetch-Site: SAME-ORIGIN", b"Origin: null"),
         **each(step, b"Origin: https://attacker.example"),
-        **each(step, b"Origin: http://localhost:8082", b"Origin: file:///etc/x"),
-        "two sites": step(OWN_SITE, OTHER_SITE),
-        "two origins": step(b"Origin: http://localhost", b"Origin: http://a.example"),
         "a prefetch": get(b"/next", b"Sec-Purpose: prefetch;prerender"),
         "a stream for another site": get(b"/events", OTHER_SITE),
     },
     ("Fetch Metadata: the service's own page and an address bar may make steps", 200): {
         "the service's page": step(OWN_SITE, b"Origin: http://localhost"),
-        "the service's page in an old browser": step(b"Origin: https://LOCALHOST"),
-        "an address bar": get(b"/next", b"Sec-Fetch-Site: none"),
     },
     # Headers.
     ("RFC 9110 5.5: obs-text and tabs in a value are accepted", 200): {
@@ -264,13 +252,9 @@ ACCEPTED: Rules = {
     ("a request that only the API refuses does not close the connection", 400): {
         "two keys": step(b"Idempotency-Key: a", b"Idempotency-Key: b"),
         **each(key, b"", b"k" * 256, b" a b", b" \xc3\xa9", b" $(touch /tmp/owned)"),
-        "an invalid precondition": step(b"If-Match: 1"),
-        **each(get, b"/history?limit=x", b"/history?limit=" + b"9" * 5000),
-        **each(get, b"/history?limit=-1", b"/history?limit=%D9%A1"),
         **each(get, b"/history?before=../../etc/passwd"),
     },
     ("RFC 9110 13.1.1: an unmet precondition is 412", 412): {
-        "a path as a tag": step(b'If-Match: "../../etc/passwd"'),
         "a path as a key": step(b'If-Match: "x"', b"Idempotency-Key: ../../tmp/owned"),
     },
 }

@@ -24,7 +24,6 @@ from select import select
 
 import lmdb
 import pytest
-from attrs import frozen
 
 from pexservice.stores.lmdb.directory import DATA_FILE
 from tests.functional.test_keepalive import STORE
@@ -86,38 +85,12 @@ def fill(disk: Path, leaving: int = 0) -> Path:
     return filler
 
 
-@frozen
-class MemoryGroup:
-    """
-    A control group that limits memory.
-
-    @ivar limit: the name of the file with the limit.
-    @ivar events: the name of the file that counts kills.
-    """
-
-    path: Path
-    limit: str
-    events: str
-
-    def add_process(self, pid: int) -> None:
-        """
-        Limit the memory that C{pid} uses from now on.
-        """
-        (self.path / "cgroup.procs").write_text(str(pid))
-
-    @property
-    def kills(self) -> int:
-        """
-        Return how many processes of the group the kernel has killed for lack of memory.
-        """
-        words = (self.path / self.events).read_text().split()
-        return int(words[words.index("oom_kill") + 1])
-
-
 @contextmanager
-def memory_group(mebibytes: int) -> Iterator[MemoryGroup]:
+def memory_group(mebibytes: int) -> Iterator[tuple[Path, Path]]:
     """
     Provide a control group with this limit, of version 1 or 2.
+
+    @return: the file that adds a process to the group, and the file that counts kills.
     """
     controller = memory_controller()
     assert controller is not None
@@ -126,17 +99,16 @@ def memory_group(mebibytes: int) -> Iterator[MemoryGroup]:
         limit, events = "memory.limit_in_bytes", "memory.oom_control"
     else:
         limit, events = "memory.max", "memory.events"
-    path = root / f"pexservice-test-{os.getpid()}-{time.monotonic_ns()}"
-    if version != 1:
         (root / "cgroup.subtree_control").write_text("+memory")
+    path = root / f"pexservice-test-{os.getpid()}-{time.monotonic_ns()}"
     path.mkdir()
+    processes = path / "cgroup.procs"
     try:
-        group = MemoryGroup(path, limit, events)
         (path / limit).write_text(str(mebibytes << 20))
-        yield group
+        yield processes, path / events
     finally:
         # The group can be removed when its last process has been reaped.
-        wait_until(lambda: not (path / "cgroup.procs").read_text(), "the group is empty")
+        wait_until(lambda: not processes.read_text(), "the group is empty")
         path.rmdir()
 
 
@@ -333,7 +305,7 @@ def out_of_memory(path: Path) -> int:
         b"POST /next HTTP/1.1\r\nHost: localhost\r\n" + b"Name: %b\r\n" % (b"x" * 200) * 70
     )
     with (
-        memory_group(EXTRA_MEBIBYTES) as group,
+        memory_group(EXTRA_MEBIBYTES) as (processes, events),
         Daemon(path) as daemon,
         ExitStack() as crowd,
     ):
@@ -341,7 +313,7 @@ def out_of_memory(path: Path) -> int:
         with load(daemon) as clients:
             until_acknowledged(clients)
             name, pid = daemon.active_worker()
-            group.add_process(pid)
+            processes.write_text(str(pid))
             for _ in range(MAX_CONNECTIONS):
                 if not alive(pid):
                     break
@@ -352,7 +324,7 @@ def out_of_memory(path: Path) -> int:
                 with suppress(ConnectionError):
                     connection.sendall(head)
             wait_until_gone(pid)
-            assert group.kills == 1
+            assert "oom_kill 1" in events.read_text()
             crowd.close()
             daemon.until_logged("serves", 2)
             until_acknowledged(clients)
