@@ -10,7 +10,6 @@ Raw attacks: how they are built and sent, and how their responses are checked.
 
 from __future__ import annotations
 
-import random
 import re
 import socket
 import sys
@@ -20,11 +19,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.metadata import version
-from itertools import pairwise
 from typing import Any
 
 from attrs import frozen
 
+from tests.support.chance import Chance
 from tests.support.daemon import TIMEOUT_SECONDS, read_all
 
 #: The step that is sent after each attack, and must be made or must not be made.
@@ -33,6 +32,9 @@ FOLLOWING_STEP = b"POST /next HTTP/1.1\r\nHost: localhost\r\nConnection: close\r
 #: After these statuses, the client and the service may disagree about where the next
 #: request begins.
 REFUSALS = frozenset({400, 408, 413, 414, 431})
+
+#: At how many places an attack is cut at most.
+MAX_CUTS = 6
 
 #: What no response may contain.
 _SECRETS = re.compile(
@@ -221,20 +223,17 @@ def in_one_piece(attack: Attack) -> list[bytes]:
     return [attack.sent if attack.is_incomplete else attack.sent + FOLLOWING_STEP]
 
 
-def in_pieces(attack: Attack, rng: random.Random, max_cuts: int = 6) -> list[bytes]:
+def in_pieces(attack: Attack, chance: Chance) -> list[bytes]:
     """
     Return an attack and the bytes after it, cut at random places.
     """
-    (sent,) = in_one_piece(attack)
-    # If a client sends more bytes after its own last request, a reset may overtake the
-    # response.  This is so with every server that does not wait for unexpected bytes.
-    last_cut = len(attack.sent) if attack.is_understood else len(sent)
-    cuts = sorted(rng.randint(0, last_cut) for _ in range(rng.randint(1, max_cuts)))
-    edges = [0, *cuts, len(sent)]
     if attack.is_understood:
-        edges = [edge for edge in edges if edge != len(attack.sent)]
-    pieces = [sent[a:b] for a, b in pairwise(edges)]
-    return [piece for piece in pieces if piece]
+        # If a client sends more bytes after its own last request, a reset may overtake the
+        # response.  This is so with every server that does not wait for unexpected bytes.
+        *pieces, last = chance.pieces(attack.sent, MAX_CUTS)
+        return [*pieces, last + FOLLOWING_STEP]
+    (sent,) = in_one_piece(attack)
+    return chance.pieces(sent, MAX_CUTS)
 
 
 def check_responses(attack: Attack, responses: Sequence[Response]) -> None:

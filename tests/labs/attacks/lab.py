@@ -8,7 +8,6 @@ it tries L{hostile}.  The tests are the short form.
 
 from __future__ import annotations
 
-import random
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from tests.labs.attacks import attack_bodies, attack_heads, hostile
 from tests.labs.attacks.attacking import Attack, Front, attacks, in_pieces
+from tests.support.chance import Chance
 from tests.support.daemon import LOOPBACK, Daemon
 from tests.support.evidence import record
 from tests.support.nginx import nginx
@@ -81,8 +81,8 @@ def fronts(path: Path) -> Iterator[Mapping[str, Front]]:
 
 
 def try_in_pieces(front: Front, attacks: Sequence[Attack], seed: int) -> list[str]:
-    rng = random.Random(seed)  # noqa: S311 nothing secret
-    return front.try_all(attacks, lambda attack: in_pieces(attack, rng))
+    chance = Chance(seed)
+    return front.try_all(attacks, lambda attack: in_pieces(attack, chance))
 
 
 def try_incomplete(fronts: Sequence[Front]) -> list[str]:

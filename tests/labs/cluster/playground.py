@@ -40,15 +40,13 @@ def main() -> None:
                     *("--listen", f"tcp:{port}:interface=127.0.0.1"),
                 )
             )
-        for member, url in zip(members, urls, strict=True):
-            assert member.process is not None
-            write(f"etcd {member.name}, process {member.process.pid}: {url}\n")
+        endpoints = ",".join(urls)
+        write(f"etcd: {endpoints}\n")
         for port in PORTS:
             write(f"node http://127.0.0.1:{port}, log {path}/{port}/log\n")
         write(
-            "the stored keys: etcdctl --endpoints "
-            + ",".join(urls)
-            + " get --prefix pexservice/\nCtrl-C stops everything.\n"
+            f"the stored keys: etcdctl --endpoints {endpoints} get --prefix pexservice/\n"
+            "Ctrl-C stops everything.\n"
         )
         sys.stdout.flush()
         signal.pause()

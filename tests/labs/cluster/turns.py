@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 
-from tests.labs.cluster.proxy import proxy_of
+from tests.labs.cluster.lab import proxy_of
 from tests.labs.failover.lab import percentile
 from tests.support.clients import Client, running
 from tests.support.daemon import LOOPBACK, Daemon

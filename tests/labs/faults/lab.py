@@ -25,12 +25,14 @@ from pathlib import Path
 
 from attrs import Factory, define
 
-from tests.labs.faults.conversation import At, Conversation, Expected
 from tests.labs.faults.phases import (
     KEY,
     PHASES,
     PREPARED,
+    At,
     Case,
+    Conversation,
+    Expected,
     Fault,
     Kind,
     Phase,
