@@ -159,3 +159,13 @@ def test_step_with_unknown_outcome_may_have_been_made_or_not() -> None:
     assert faults(records, []) == []
     assert faults(records, [NEXT]) == []
     assert faults(records, [NEXT, NEXT]) == ["revision 2, next: no client requested it"]
+
+
+def test_step_with_unknown_outcome_was_not_made_before_its_client_began() -> None:
+    records = [
+        Record(client=1, operation=None, called=0, returned=1, seen=(1, 1)),
+        Record(client=2, operation=NEXT, called=2),
+    ]
+    (fault,) = faults(records, [NEXT])
+    assert "from the future" in fault
+    assert faults(records[1:], [NEXT]) == []
