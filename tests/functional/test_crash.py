@@ -11,10 +11,9 @@ import random
 import time
 from pathlib import Path
 
-from tests.support.clients import Client, check, highest, running
+from tests.support.clients import Client, check, highest, running, until_acknowledged
 from tests.support.daemon import WORKER, Daemon
 from tests.support.forms import amount
-from tests.support.loads import until_acknowledged
 from tests.support.ports import held_ports
 
 KILLS = amount(short=2, long=100)

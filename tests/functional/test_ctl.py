@@ -18,7 +18,7 @@ import pytest
 from pexservice.stores.lmdb.directory import DATA_FILE, WITNESS_FILE
 from pexservice.stores.lmdb.file_system import READER_TABLE_FILE
 from pexservice.stores.lmdb.verify import summary
-from tests.support.clients import highest, whole_history
+from tests.support.clients import highest, load, until_acknowledged, whole_history
 from tests.support.daemon import (
     LOOPBACK,
     TIMEOUT_SECONDS,
@@ -27,7 +27,6 @@ from tests.support.daemon import (
     captured,
     poll_attempts,
 )
-from tests.support.loads import load, until_acknowledged
 from tests.support.pexctl import PEXCTL, called, pexctl
 from tests.support.stores import make_store
 from tests.support.tcp_server import serving_connections

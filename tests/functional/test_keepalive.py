@@ -24,7 +24,7 @@ from pexservice.process.sd_notify import ALIVE, READY, STANDBY
 from pexservice.stores.lmdb import records
 from pexservice.stores.lmdb.directory import DATA_FILE
 from tests.labs.failover.lab import failover
-from tests.support.clients import check
+from tests.support.clients import check, load, until_acknowledged
 from tests.support.daemon import (
     TIMEOUT_SECONDS,
     Daemon,
@@ -38,7 +38,6 @@ from tests.support.daemon import (
     wait_until_gone,
 )
 from tests.support.forms import amount
-from tests.support.loads import load, until_acknowledged
 from tests.support.needs import UNSHARE_RIGHTS
 
 STORE = "pexservice-data"

@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.clients import Client, running, surprises
+from tests.support.clients import Client, running, surprises, until_acknowledged
 from tests.support.daemon import Daemon
 from tests.support.etcd import cluster
-from tests.support.loads import until_acknowledged
 from tests.support.nginx import serving
 
 DEPLOYMENT = (

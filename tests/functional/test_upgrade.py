@@ -50,6 +50,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.clients import kept, load, until_acknowledged
 from tests.support.daemon import (
     TIMEOUT_SECONDS,
     WORKER,
@@ -59,7 +60,6 @@ from tests.support.daemon import (
 )
 from tests.support.forms import amount
 from tests.support.installation import Installation
-from tests.support.loads import kept, load, until_acknowledged
 from tests.unit.test_metrics import samples
 
 #: A process with the new code writes this line first.

@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from attrs import Factory, define, field, frozen
 
 from pexservice.core.cursor import Transition, position_after
-from tests.support.daemon import TIMEOUT_SECONDS, Daemon
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon, wait_until
 
 
 @frozen
@@ -306,3 +307,39 @@ def check(
             assert position_after(before, Transition[word.upper()]) == position
     assert int(response.headers["Pex-Position"]) == rows[newest][0]
     return len(steps), newest
+
+
+@contextmanager
+def load(daemon: Daemon, number: int = 8, *, keys: bool = True) -> Iterator[list[Client]]:
+    """
+    Run clients that make steps, by default without pauses, until the end of the block.
+    """
+    # Clients with an odd number use keys.
+    numbers = range(0, number if keys else 2 * number, 1 if keys else 2)
+    clients = [Client(n, daemon.port, n % 4 < 2, pause_seconds) for n in numbers]
+    with running(clients):
+        yield clients
+
+
+def until_acknowledged(clients: Sequence[Client], more: int = 1000) -> None:
+    """
+    Wait until the clients have got C{more} responses, and so the service continues.
+    """
+
+    def count() -> int:
+        return sum(len(client.acknowledged) for client in clients)
+
+    before = count()
+    wait_until(lambda: count() >= before + more, f"{more} more steps")
+
+
+def kept(daemon: Daemon, clients: Sequence[Client], **options: Any) -> int:
+    """
+    Check that no connection was refused, and that no acknowledged step is lost.
+
+    @param options: arguments of L{check}.
+    @return: the number of acknowledged steps.
+    """
+    acknowledged, _ = check(daemon, clients, **options)
+    assert [client.refused for client in clients] == [0] * len(clients)
+    return acknowledged

@@ -22,9 +22,14 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tests.support.clients import AcknowledgedStep, Client, check, running
+from tests.support.clients import (
+    AcknowledgedStep,
+    Client,
+    check,
+    running,
+    until_acknowledged,
+)
 from tests.support.daemon import Daemon
-from tests.support.loads import until_acknowledged
 
 CLIENTS = 32
 

@@ -31,11 +31,11 @@ from tests.support.clients import (
     Client,
     replayed,
     surprises,
+    until_acknowledged,
     whole_history,
 )
 from tests.support.daemon import TIMEOUT_SECONDS, Daemon
 from tests.support.evidence import record, run_lab
-from tests.support.loads import until_acknowledged
 
 #: The transition of all steps without a key, and of no others.  So the history shows whose
 #: step each was: a step with a key that was made twice would match no client.

@@ -27,7 +27,7 @@ import pytest
 
 from pexservice.stores.lmdb.directory import DATA_FILE
 from tests.functional.test_keepalive import STORE
-from tests.support.clients import surprises
+from tests.support.clients import kept, load, surprises, until_acknowledged
 from tests.support.commands import run_command
 from tests.support.daemon import (
     TIMEOUT_SECONDS,
@@ -38,7 +38,6 @@ from tests.support.daemon import (
     wait_until_gone,
 )
 from tests.support.evidence import record
-from tests.support.loads import kept, load, until_acknowledged
 from tests.support.needs import faketime_library, memory_controller
 from tests.support.strace import slow_flushes
 
