@@ -303,13 +303,11 @@ class Kind:
 
 #: Calls that write.  The build of LMDB decides which of the first three it uses.
 WRITING = (
-    Kind("pwrite64", STORE, ("EIO", "ENOSPC"), ("EINTR",)),
-    Kind("pwritev", STORE, ("EIO", "ENOSPC"), ("EINTR",)),
-    Kind("writev", STORE, ("EIO", "ENOSPC"), ("EINTR",)),
-    Kind("write", STORE, ("EIO", "ENOSPC"), ("EINTR",)),
+    *(
+        Kind(call, STORE, ("EIO", "ENOSPC"), ("EINTR",))
+        for call in ("pwrite64", "pwritev", "writev", "write", "fdatasync", "fsync")
+    ),
     Kind("lseek", STORE, ("EIO",)),
-    Kind("fdatasync", STORE, ("EIO", "ENOSPC"), ("EINTR",)),
-    Kind("fsync", STORE, ("EIO", "ENOSPC"), ("EINTR",)),
 )
 
 OPENING = (

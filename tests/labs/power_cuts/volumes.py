@@ -28,9 +28,6 @@ _SHUTDOWN = 0x8004587D
 #: So are C{EXT4_GOING_FLAGS_NOLOGFLUSH} and C{XFS_FSOP_GOING_FLAGS_NOLOGFLUSH}.
 _NOLOGFLUSH = struct.pack("I", 2)
 
-#: More than mkfs.xfs requires; the file is sparse.
-_SIZE_BYTES = 512 << 20
-
 
 @frozen
 class Kind:
@@ -46,6 +43,9 @@ class Kind:
     options: str
 
 
+#: A file system without blocks reserved for root.
+UNRESERVED = Kind("ext4", ("mkfs.ext4", "-q", "-m", "0", "-b", "4096"), "defaults")
+
 KINDS = (
     Kind("ext4, data=ordered", ("mkfs.ext4", "-q", "-b", "4096"), "data=ordered"),
     Kind("ext4, data=writeback", ("mkfs.ext4", "-q", "-b", "4096"), "data=writeback"),
@@ -58,11 +58,13 @@ class Volume:
     """
     A file system in a file, mounted inside the C{with} block.
 
-    @ivar path: an empty directory for the file and the mount point.
+    @ivar path: the directory for the file and the mount point.
+    @ivar size_bytes: by default, more than mkfs.xfs requires; the file is sparse.
     """
 
     path: Path
     kind: Kind
+    size_bytes: int = 512 << 20
 
     @property
     def mount_point(self) -> Path:
@@ -78,7 +80,7 @@ class Volume:
         """
         self.mount_point.mkdir()
         with self._file.open("wb") as image:
-            image.truncate(_SIZE_BYTES)
+            image.truncate(self.size_bytes)
         run_command(*self.kind.make, str(self._file))
         self._mount()
         return self

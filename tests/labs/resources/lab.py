@@ -27,8 +27,8 @@ import pytest
 
 from pexservice.stores.lmdb.directory import DATA_FILE
 from tests.functional.test_keepalive import STORE
+from tests.labs.power_cuts.volumes import UNRESERVED, Volume
 from tests.support.clients import kept, load, surprises, until_acknowledged
-from tests.support.commands import run_command
 from tests.support.daemon import (
     TIMEOUT_SECONDS,
     Daemon,
@@ -40,28 +40,6 @@ from tests.support.daemon import (
 from tests.support.evidence import record
 from tests.support.needs import faketime_library, memory_controller
 from tests.support.strace import slow_flushes
-
-
-@contextmanager
-def small_disk(path: Path, mebibytes: int) -> Iterator[Path]:
-    """
-    Create an ext4 file system in a file, without blocks reserved for root, and mount it.
-
-    @return: the mount point.
-    """
-    image, mounted = path / "disk.img", path / "disk"
-    mounted.mkdir()
-    with image.open("wb") as file:
-        file.truncate(mebibytes << 20)
-    run_command("mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", str(image))
-    run_command("mount", "-o", "loop", str(image), str(mounted))
-    try:
-        yield mounted
-    finally:
-        # Lazily, because processes of a failed test may still use it.  The loop device is
-        # removed with the mount.
-        run_command("umount", "--lazy", str(mounted))
-        image.unlink()
 
 
 def fill(disk: Path, leaving: int = 0) -> Path:
@@ -165,7 +143,8 @@ def full_disk(path: Path) -> int:
     for the pages of the next commits.  After a restart on the full disk, it must have all
     acknowledged steps, and take more.
     """
-    with small_disk(path, 64) as disk:
+    with Volume(path, UNRESERVED, 64 << 20) as volume:
+        disk = volume.mount_point
         store = ("--store", f"lmdb:{disk}/store", "--journal", "1000")
         with Daemon(path, *store) as daemon, load(daemon, 2, keys=False) as few_clients:
             # The journal is replaced several times, and so gets all pages that these few
@@ -195,7 +174,8 @@ def no_space_to_grow(path: Path) -> int:
     surely not made.  Reads must continue.  The same holds for a worker that starts later or
     takes over.  When space is free again, steps must continue without a restart.
     """
-    with small_disk(path, 32) as disk:
+    with Volume(path, UNRESERVED, 32 << 20) as volume:
+        disk = volume.mount_point
         store = ("--store", f"lmdb:{disk}/store", "--journal", "10000000")
         with Daemon(path, *store) as daemon:
             daemon.until_up()
