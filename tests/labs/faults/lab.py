@@ -15,15 +15,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import traceback
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-
-from attrs import Factory, define
 
 from tests.labs.faults.phases import (
     KEY,
@@ -55,12 +53,12 @@ _SUMMARY = {
     "did not start": "starts refused with one line that gives the reason",
     "outcome unknown": "times 503 outcome-unknown",
     "broken": "broken connections",
-    "WRONG": "wrong",
 }
 
-
-def make_prepared_store(path: Path) -> None:
-    make_store_with_keys(path, PREPARED, key=lambda revision: b"%d" % revision)
+#: How often each outcome occurred, by phase, reactor and outcome.  If a run has failed a
+#: check, its outcome begins with L{WRONG}.
+Outcomes = Counter[tuple[str, str, str]]
+WRONG = "WRONG: "
 
 
 # The checks after a run.
@@ -98,113 +96,101 @@ def _check_history(daemon: Daemon, at: At) -> None:
         assert at == (0, 0)
 
 
-@define
-class FaultRuns:
+def fail_each_call(
+    prepared: Path, max_calls: int, call_kind: tuple[Phase, Kind]
+) -> Outcomes:
     """
-    All runs, each with one fault, and their outcomes.
-
-    @ivar prepared: a store to start with.
-    @ivar outcomes: how often each outcome occurred, by phase, reactor and outcome.
-    @ivar failures: the descriptions of the runs that failed a check.
+    Make the first call of a kind fail, then the second, and so on, until there is none.
     """
-
-    prepared: Path
-    outcomes: Counter[tuple[str, str, str]] = Factory(Counter)
-    failures: list[str] = Factory(list)
-    _lock: threading.Lock = Factory(threading.Lock)
-
-    def fail_each_call(self, phase: Phase, kind: Kind, max_calls: int) -> None:
-        """
-        Make the first call of a kind fail, then the second, and so on, until there is none.
-        """
-        failed = 0
-        for error, forever in kind.errors_with_duration():
-            number = 1
-            while number <= max_calls and self.try_fault(
-                phase, Fault(kind.call, error, number, forever), kind.target
-            ):
-                number += 1
-            failed += number - 1
-            if not failed:
-                # The phase makes no such call.
+    phase, kind = call_kind
+    outcomes = Outcomes()
+    for error, forever in kind.errors_with_duration():
+        for number in range(1, max_calls + 1):
+            fault = Fault(kind.call, error, number, forever)
+            was_injected, outcome = try_fault(prepared, phase, fault, kind.target)
+            if was_injected or outcome.startswith(WRONG):
+                outcomes[phase.name, phase.reactor, outcome] += 1
+            if not was_injected:
                 break
-        name = f"{phase.name}, {phase.reactor}: {kind.call} on the {kind.target}"
-        print(f"{name}: {failed}", file=sys.stderr, flush=True)
-
-    def try_fault(self, phase: Phase, fault: Fault, target: str) -> bool:
-        """
-        Run a phase with one fault.
-
-        @return: whether there was such a call.
-        """
-        with tempfile.TemporaryDirectory(prefix="faults-") as name:
-            # strace compares resolved paths.
-            path = Path(name).resolve()
-            case = Case(path, phase, fault, target)
-            (path / "disk").mkdir()
-            expected = Expected({(0, 0)})
-            if phase.prepared:
-                shutil.copytree(self.prepared, path / "disk" / "store")
-                expected = Expected({(PREPARED, PREPARED)})
-            problem = ""
-            try:
-                outcome = phase.run(case, expected)
-                check_disk(path, expected, phase.options)
-            except (AssertionError, subprocess.TimeoutExpired):
-                outcome, problem = "WRONG", traceback.format_exc(limit=-1)
-            was_injected = injected(case.trace)
-            with self._lock:
-                if problem:
-                    title = f"{phase.name}, {phase.reactor}: {fault} on the {target}"
-                    self.failures.append(f"{title}\n{problem}")
-                    print(self.failures[-1], flush=True)
-                if was_injected or problem:
-                    self.outcomes[phase.name, phase.reactor, outcome] += 1
-            return was_injected
-
-    def record_outcomes(self) -> None:
-        summary: Counter[str] = Counter()
-        for (*_, outcome), count in self.outcomes.items():
-            effect = (words for mark, words in _SUMMARY.items() if mark in outcome)
-            summary[next(effect, "without an effect")] += count
-        counted = ", ".join(f"{count:,} {words}" for words, count in summary.most_common())
-        record(
-            "faults",
-            promise="Any system call may fail: no response is wrong, no state is lost,"
-            " and a restart recovers.",
-            size=self.outcomes.total(),
-            unit="failed calls",
-            result=f"{len(self.failures)} wrong; {counted}",
-        )
+        if not outcomes:
+            # The phase makes no such call.
+            break
+    name = f"{phase.name}, {phase.reactor}: {kind.call} on the {kind.target}"
+    print(f"{name}: {outcomes.total()}", file=sys.stderr, flush=True)
+    return outcomes
 
 
-def run(runs: FaultRuns, call_kinds: Sequence[tuple[Phase, Kind]], max_calls: int) -> None:
+def try_fault(prepared: Path, phase: Phase, fault: Fault, target: str) -> tuple[bool, str]:
+    """
+    Run a phase with one fault.
+
+    @param prepared: a store to start with.
+    @return: whether there was such a call, and the outcome.
+    """
+    with tempfile.TemporaryDirectory(prefix="faults-") as name:
+        # strace compares resolved paths.
+        path = Path(name).resolve()
+        case = Case(path, phase, fault, target)
+        (path / "disk").mkdir()
+        expected = Expected({(0, 0)})
+        if phase.prepared:
+            shutil.copytree(prepared, path / "disk" / "store")
+            expected = Expected({(PREPARED, PREPARED)})
+        try:
+            outcome = phase.run(case, expected)
+            check_disk(path, expected, phase.options)
+        except (AssertionError, subprocess.TimeoutExpired):
+            outcome = f"{WRONG}{fault} on the {target}\n{traceback.format_exc(limit=-1)}"
+            print(outcome, flush=True)
+        return injected(case.trace), outcome
+
+
+def run(call_kinds: Sequence[tuple[Phase, Kind]], max_calls: int) -> Outcomes:
     """
     Try all C{call_kinds}, a few at a time, with the first C{max_calls} calls of each.
     """
-    with ThreadPoolExecutor(CONCURRENT_RUNS) as pool:
-        for done in [
-            pool.submit(runs.fail_each_call, *call_kind, max_calls)
-            for call_kind in call_kinds
-        ]:
-            done.result()
+    with (
+        tempfile.TemporaryDirectory(prefix="faults-") as name,
+        ThreadPoolExecutor(CONCURRENT_RUNS) as pool,
+    ):
+        prepared = Path(name) / "store"
+        make_store_with_keys(prepared, PREPARED, key=lambda revision: b"%d" % revision)
+        fail = partial(fail_each_call, prepared, max_calls)
+        return sum(pool.map(fail, call_kinds), Outcomes())
+
+
+def failures(outcomes: Outcomes) -> list[str]:
+    return [outcome for *_, outcome in outcomes if outcome.startswith(WRONG)]
+
+
+def record_outcomes(outcomes: Outcomes) -> None:
+    summary: Counter[str] = Counter()
+    for (*_, outcome), count in outcomes.items():
+        effect = (words for mark, words in _SUMMARY.items() if mark in outcome)
+        summary[next(effect, "without an effect")] += count
+    counted = ", ".join(f"{count:,} {words}" for words, count in summary.most_common())
+    record(
+        "faults",
+        promise="Any system call may fail: no response is wrong, no state is lost,"
+        " and a restart recovers.",
+        size=outcomes.total(),
+        unit="failed calls",
+        result=f"0 wrong; {counted}",
+    )
 
 
 def main() -> None:
     """
     Try all calls, and print the outcomes.
     """
-    with tempfile.TemporaryDirectory(prefix="faults-") as name:
-        runs = FaultRuns(Path(name).resolve() / "store")
-        make_prepared_store(runs.prepared)
-        call_kinds = [(phase, kind) for phase in PHASES for kind in phase.kinds]
-        run(runs, call_kinds, MAX_CALLS)
-    for key, count in sorted(runs.outcomes.items()):
+    call_kinds = [(phase, kind) for phase in PHASES for kind in phase.kinds]
+    outcomes = run(call_kinds, MAX_CALLS)
+    for key, count in sorted(outcomes.items()):
         print(f"{count:6,} {', '.join(key)}")
-    print(f"{runs.outcomes.total():,} failed calls, {len(runs.failures)} wrong")
-    if runs.failures:
+    print(f"{outcomes.total():,} failed calls, {len(failures(outcomes))} wrong")
+    if failures(outcomes):
         sys.exit(1)
-    runs.record_outcomes()
+    record_outcomes(outcomes)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,9 @@ The short form: a sample of the failing system calls; C{make faults} tries all.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.labs.faults.lab import FaultRuns, make_prepared_store, run
+from tests.labs.faults.lab import failures, record_outcomes, run
 from tests.labs.faults.phases import BOTH, CONNECTION, PHASES, STORE, UVLOOP
 
 pytestmark = pytest.mark.once
@@ -28,12 +26,10 @@ SAMPLE = {
 
 
 @pytest.mark.needs("strace")
-def test_no_failing_system_call_causes_a_wrong_response(tmp_path: Path) -> None:
+def test_no_failing_system_call_causes_a_wrong_response() -> None:
     """
     The disk has the state before or after the step, and a restart serves that state.
     """
-    runs = FaultRuns(tmp_path / "store")
-    make_prepared_store(runs.prepared)
     call_kinds = [
         (phase, kind.with_first_error_only())
         for phase in PHASES
@@ -42,8 +38,8 @@ def test_no_failing_system_call_causes_a_wrong_response(tmp_path: Path) -> None:
         if (kind.call, kind.target) in SAMPLE.get(phase.name, ())
     ]
     assert len(call_kinds) == sum(map(len, SAMPLE.values()))
-    run(runs, call_kinds, max_calls=2)
-    assert runs.failures == []
-    assert runs.outcomes.total() > len(call_kinds)
-    assert "outcome unknown; ended" in {outcome for *_, outcome in runs.outcomes}
-    runs.record_outcomes()
+    outcomes = run(call_kinds, max_calls=2)
+    assert failures(outcomes) == []
+    assert outcomes.total() > len(call_kinds)
+    assert "outcome unknown; ended" in {outcome for *_, outcome in outcomes}
+    record_outcomes(outcomes)
