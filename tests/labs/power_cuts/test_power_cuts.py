@@ -36,7 +36,10 @@ from tests.support.format_1 import turn_back
 from tests.support.forms import amount
 from tests.unit.stores.lmdb.test_store import at
 
-pytestmark = pytest.mark.once
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.needs("root", "mounts", "mkfs.ext4", "mkfs.xfs"),
+]
 
 CUTS = 51
 
@@ -65,7 +68,6 @@ migrate(directory)
 """
 
 
-@pytest.mark.needs("root", "mounts", "mkfs.ext4", "mkfs.xfs")
 def test_power_cut_undoes_no_answered_step(tmp_path: Path) -> None:
     """
     After each of 51 cuts, no acknowledged step is lost, and no key makes two steps.
@@ -79,7 +81,6 @@ def test_power_cut_undoes_no_answered_step(tmp_path: Path) -> None:
     assert total["unknown"] > 0
 
 
-@pytest.mark.needs("root", "mounts", "mkfs.ext4", "mkfs.xfs")
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_power_cut_during_the_creation_leaves_no_store_or_a_complete_one(
     tmp_path: Path, kind: Kind
@@ -101,7 +102,6 @@ def test_power_cut_during_the_creation_leaves_no_store_or_a_complete_one(
             sync_directory(volume.mount_point)
 
 
-@pytest.mark.needs("root", "mounts", "mkfs.ext4", "mkfs.xfs")
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_power_cut_during_the_rewriting_leaves_the_old_store_or_the_new_one(
     tmp_path: Path, kind: Kind

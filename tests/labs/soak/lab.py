@@ -13,16 +13,17 @@ JSON, and one reads long responses slowly.
 from __future__ import annotations
 
 import re
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from http.client import HTTPConnection, HTTPException
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 
 import lmdb
-from attrs import Factory, define, field, frozen
+from attrs import Factory, define, frozen
 
 from pexservice.core.cursor import Transition, position_after
 from pexservice.stores.lmdb.databases import DATABASES
@@ -40,7 +41,7 @@ from tests.support.clients import (
     surprises,
     whole_history,
 )
-from tests.support.daemon import Daemon, children, wait_until_gone
+from tests.support.daemon import TIMEOUT_SECONDS, Daemon, children, wait_until_gone
 from tests.support.evidence import record
 from tests.support.stores import make_store_with_keys
 
@@ -114,38 +115,6 @@ KEPT_REVISIONS = 200_000
 
 
 @define(eq=False)
-class _Observer(Stoppable):
-    """
-    A client that makes the same request again and again.
-
-    @ivar pause: the pause between two requests, in seconds.
-    """
-
-    service: Daemon
-    pause: float
-    connection: HTTPConnection = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        super().__attrs_post_init__()
-        self.connection = self.service.connect()
-
-    def run(self) -> None:
-        while not self.stopping.wait(self.pause):
-            try:
-                self.observe()
-            except (OSError, HTTPException):
-                # The worker was killed.
-                self.connection.close()
-        self.connection.close()
-
-    def observe(self) -> None:
-        """
-        Make one request.
-        """
-        raise NotImplementedError
-
-
-@define(eq=False)
 class Reader(Client):
     """
     A client that reads values and checks them; no revision may be older than the last one.
@@ -180,24 +149,30 @@ class Reader(Client):
 
 
 @define(eq=False)
-class SlowReader(_Observer):
+class SlowReader(Stoppable):
     """
     A client that requests much at once, and reads the responses slowly.
     """
 
-    pause: float = 0.1
+    port: int
 
-    def observe(self) -> None:
-        if self.connection.sock is None:
-            request = b"GET /history?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
-            self.connection.connect()
-            self.connection.send(request * 50)
-        if not self.connection.sock.recv(2000):
-            raise ConnectionResetError
+    def run(self) -> None:
+        request = b"GET /history?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        while not self.stopping.wait(0.1):
+            # The worker may be killed at any time.
+            with (
+                suppress(OSError),
+                socket.create_connection(
+                    ("127.0.0.1", self.port), TIMEOUT_SECONDS
+                ) as connection,
+            ):
+                connection.sendall(request * 50)
+                while not self.stopping.wait(0.1) and connection.recv(2000):
+                    pass
 
 
 @define(eq=False)
-class Follower(_Observer):
+class Follower(Stoppable):
     """
     A client that compares the history with the responses of other clients.
 
@@ -209,15 +184,21 @@ class Follower(_Observer):
     @ivar lost: the responses that it has not found, and the gaps in the history.
     """
 
-    clients: Sequence[Client] = field(kw_only=True)
-    compared: int = field(kw_only=True)
-    position: int = field(kw_only=True)
-    pause: float = 0.5
+    service: Daemon
+    clients: Sequence[Client]
+    compared: int
+    position: int
     confirmed: int = 0
     lost: list[str] = Factory(list)
 
     _rows: dict[int, tuple[int, str]] = Factory(dict)
     _unchecked: list[AcknowledgedStep] = Factory(list)
+
+    def run(self) -> None:
+        while not self.stopping.wait(0.5):
+            # The worker may be killed at any time.
+            with suppress(OSError, HTTPException):
+                self.observe()
 
     def observe(self) -> None:
         """
@@ -374,7 +355,7 @@ def mixed_load(daemon: Daemon) -> Iterator[Soak]:
         int(response.headers[name]) for name in ("Pex-Revision", "Pex-Position")
     )
     follower = Follower(daemon, clients=steppers, compared=revision, position=position)
-    with running([*steppers, *readers, follower, SlowReader(daemon)]):
+    with running([*steppers, *readers, follower, SlowReader(daemon.port)]):
         yield Soak(steppers, readers, follower)
     # Compare the responses since the last comparison.
     follower.observe()
