@@ -8,7 +8,7 @@ from tests.labs.attacks.attacking import Rules, each, get, request, step
 
 LONG = b"x" * 20_000
 HOST, FOREIGN = b"Host: localhost", b"Host: attacker.example"
-OWN_SITE, OTHER_SITE = b"Sec-Fetch-Site: same-origin", b"Sec-Fetch-Site: cross-site"
+OTHER_SITE = b"Sec-Fetch-Site: cross-site"
 
 
 def post(target: bytes) -> bytes:
@@ -219,28 +219,17 @@ ACCEPTED: Rules = {
     },
     # Hosts.
     ("RFC 9110 7.2: names that no attacker can own", 200): {
-        **each(
-            host_value, b"LOCALHOST", b"localhost.:8081", b"app.localhost", b"localhost:"
-        ),
-        **each(host_value, b"[::1]:8081", b"192.0.2.7"),
+        **each(host_value, b"localhost.:8081", b"localhost:", b"[::1]:8081", b"192.0.2.7"),
     },
     ("RFC 9110 7.4: on loopback, a name that an attacker may own is 421", 421): {
-        **each(host_value, b"", b"metadata.example.internal", b"attacker.example:8081"),
-        **each(host_value, b"127.0.0.1.attacker.example", b"notlocalhost", b"localhost.."),
-        # The number is the address 127.0.0.1.
-        **each(host_value, b"2130706433"),
+        **each(host_value, b"", b"127.0.0.1.attacker.example:8081", b"localhost.."),
         "a foreign name in the target": post(b"http://attacker.example:99/next"),
     },
     # Pages of another origin, and requests that a browser sends before its user asks.
     ("Fetch Metadata: a page of another origin makes no step", 403): {
         "a form of another site": step(OTHER_SITE, b"Origin: https://attacker.example"),
-        "an image of another site": get(b"/next", OTHER_SITE),
         **each(step, b"Origin: https://attacker.example"),
         "a prefetch": get(b"/next", b"Sec-Purpose: prefetch;prerender"),
-        "a stream for another site": get(b"/events", OTHER_SITE),
-    },
-    ("Fetch Metadata: the service's own page and an address bar may make steps", 200): {
-        "the service's page": step(OWN_SITE, b"Origin: http://localhost"),
     },
     # Headers.
     ("RFC 9110 5.5: obs-text and tabs in a value are accepted", 200): {
