@@ -310,7 +310,9 @@ def check(
 
 
 @contextmanager
-def load(daemon: Daemon, number: int = 8, *, keys: bool = True) -> Iterator[list[Client]]:
+def load(
+    daemon: Daemon, number: int = 8, *, keys: bool = True, pause_seconds: float = 0.0
+) -> Iterator[list[Client]]:
     """
     Run clients that make steps, by default without pauses, until the end of the block.
     """
