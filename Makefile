@@ -12,7 +12,7 @@ SOURCES := setup.py pyproject.toml README.md $(shell find src -regex '.*\.\(py\|
 .PHONY: help run test test-all quick bench chart deb clean-deb system image-test api-docs completions
 .PHONY: screenshots moving-picture docs clean release
 .PHONY: cluster cluster-faults
-.PHONY: exactly-once failover power-cuts damage faults histories starts turns simulate
+.PHONY: exactly-once failover power-cuts damage faults histories turns simulate
 .PHONY: model attacks resources soak evidence seams
 
 help: ## print this list
