@@ -105,8 +105,9 @@ def read_tokens(path: str) -> frozenset[bytes]:
     @raise CannotStart: the file cannot be read.
     """
     try:
+        mode = Path(path).stat().st_mode
         # Opening a FIFO would block the worker.
-        if stat.S_ISFIFO(Path(path).stat().st_mode):
+        if stat.S_ISFIFO(mode):
             raise BadTokens(f"the token file {path} is a FIFO, not a file")
         lines = Path(path).read_text("ascii").splitlines()
     except UnicodeDecodeError:
@@ -126,7 +127,7 @@ def read_tokens(path: str) -> frozenset[bytes]:
         tokens.add(sha256(token.encode()).digest())
     if not tokens:
         raise BadTokens(f"the token file {path} has no token, so nobody could make a step")
-    if Path(path).stat().st_mode & 0o004:
+    if mode & 0o004:
         _log.warn("every user can read the token file {path}; run chmod o-r", path=path)
     return frozenset(tokens)
 

@@ -17,7 +17,6 @@ from unittest.mock import Mock
 
 import pytest
 import uvloop
-from twisted.internet.interfaces import IListeningPort
 from twisted.logger import LogLevel, capturedLogs
 
 from pexservice.server import listener as accepting
@@ -52,17 +51,16 @@ class Listening(socket.socket):
         raise self.error
 
 
-def make_port() -> IListeningPort:
+def make_port() -> Any:
     """
     Return the port of a reactor that does not run.
     """
     opened = socket.socket()
     opened.bind(("127.0.0.1", 0))
     opened.settimeout(0)
-    port = SimpleNamespace(
+    return SimpleNamespace(
         stopReading=lambda: None, fileno=opened.fileno, stopListening=opened.close
     )
-    return cast(IListeningPort, port)
 
 
 class Machine:

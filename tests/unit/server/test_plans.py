@@ -253,8 +253,7 @@ def kept(server: Server, wire: Wire) -> Iterator[bytes]:
     """
     seen: set[int] = set()
     shared = server.shared
-    waiting: list[object] = [shared.reader, shared.request_cache]
-    waiting.append(wire.templates)
+    waiting: list[object] = [shared.reader, shared.request_cache, wire.templates]
     while waiting:
         item = waiting.pop()
         if id(item) in seen or isinstance(item, type):

@@ -7,14 +7,13 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import cast
+from typing import Any
 
 import pytest
 
 from pexservice.server import tls_transport
-from pexservice.server.connection import Connection
 from pexservice.server.limits import Phase
-from pexservice.server.server import MAX_SECONDS_PER_ITERATION, ParsingBudget, Server
+from pexservice.server.server import MAX_SECONDS_PER_ITERATION, ParsingBudget
 from pexservice.server.tls_transport import MAX_DECRYPTED_BYTES, TlsTransport
 from pexservice.worker.files import tls_context
 from tests.support.crowd import certified
@@ -74,15 +73,13 @@ class Worker:
         for call in calls:
             call()
 
-    def transport(self, connection: Recorder, client: str) -> TlsTransport:
-        server = SimpleNamespace(
+    def transport(self, connection: Any, client: str) -> TlsTransport:
+        server: Any = SimpleNamespace(
             parsing_budget=self.parsing_budget,
             call_soon=self._calls.append,
             connections=SimpleNamespace(closed=self.closed),
         )
-        return TlsTransport(
-            cast(Server, server), self.tls, cast(Connection, connection), client
-        )
+        return TlsTransport(server, self.tls, connection, client)
 
 
 class Peer:
