@@ -253,7 +253,8 @@ def test_abstract_socket_of_systemd_is_served(tmp_path: Path) -> None:
     """
     A socket unit has C{ListenStream=@name}.
 
-    The socket works after a kill of the workers, too.
+    The socket works after a kill of the workers, too, and C{pexctl status --process} finds
+    it.
     """
     name = f"\0pexservice-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as listening:
@@ -266,6 +267,8 @@ def test_abstract_socket_of_systemd_is_served(tmp_path: Path) -> None:
                 assert b"\r\nPex-Revision: %d\r\n" % revision in response
                 if revision == 1:
                     daemon.kill_workers()
+            status = pexctl(tmp_path, "status", "--process", str(daemon.process.pid))
+            assert status[0] == 0, status
     assert "Traceback" not in daemon.log.read_text()
 
 

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from attrs import evolve, frozen
 from twisted.internet import endpoints, fdesc
@@ -307,9 +308,12 @@ def local_address(address: Any) -> str:
     """
     Return where programs on this machine reach a socket that listens on C{address}.
 
-    @return: C{HOST:PORT} or C{unix:PATH}.
+    @return: C{HOST:PORT}, or the base URL of a Unix socket.
     """
     if isinstance(address, UNIXAddress):
+        name = address.name or b""
+        if name.startswith(b"\0"):
+            return f"http+unix://{quote(name, safe='')}"
         return f"unix:{Path(format_address(address)).absolute()}"
     # A socket on all addresses is also reached by the loopback address.
     loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 no address to listen on

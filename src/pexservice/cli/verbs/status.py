@@ -87,7 +87,7 @@ def _url_of_process(process_id: int) -> BaseURL:
     report = read_report(board)
     if report is None or not report.address:
         raise _unreachable(f"process {process_id} is no pexservice that has started")
-    if report.address.startswith("unix:"):
+    if report.address.startswith(("unix:", "http+unix:")):
         return BaseURL.parse(report.address)
     return BaseURL.parse(f"{'https' if report.has_tls else 'http'}://{report.address}")
 
