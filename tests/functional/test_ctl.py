@@ -1,14 +1,12 @@
 """
-The verbs C{status}, C{backup} and C{restore} of C{pexctl} with a real service.
+The verbs C{backup} and C{restore} with a real service, and C{status} with a fake one.
 """
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +18,6 @@ from pexservice.stores.lmdb.file_system import READER_TABLE_FILE
 from pexservice.stores.lmdb.verify import summary
 from tests.support.clients import highest, load, until_acknowledged, whole_history
 from tests.support.daemon import (
-    LOOPBACK,
     TIMEOUT_SECONDS,
     WORKER,
     Daemon,
@@ -32,23 +29,6 @@ from tests.support.stores import make_store
 from tests.support.tcp_server import serving_connections
 
 STORE = "pexservice-data"
-
-MODULE = (sys.executable, "-m", "pexservice")
-
-
-def test_status_is_a_line_or_an_object_over_tcp_and_a_unix_socket(tmp_path: Path) -> None:
-    listen = ("--listen", LOOPBACK, "--listen", "unix:socket")
-    with Daemon(tmp_path, *listen, command=WORKER) as daemon:
-        url = f"http://127.0.0.1:{daemon.port}"
-        for name in ("next", "next", "previous"):
-            daemon.step(name)
-        shown = pexctl(tmp_path, "status", "unix:socket")
-        assert shown == (0, "ready: revision 3, position 1")
-        ended = captured([*MODULE, "status", "--json", url])
-        assert (ended.returncode, ended.stderr) == (0, "")
-        facts = {"outcome": "ready", "url": url, "revision": 3, "position": 1}
-        assert json.loads(ended.stdout) == facts
-    assert called("status", url) == (69, "", f"pexctl: {url}: Connection refused\n")
 
 
 def test_service_on_a_backup_made_under_load_continues_from_an_answered_state(

@@ -1,5 +1,5 @@
 """
-The verbs of C{pexctl} that read or move the cursor, with a real service.
+The verbs of C{pexctl} that read or move the cursor, and C{status}, with a real service.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,14 @@ from typing import Any
 import pytest
 
 from tests.functional.test_ctl import server
-from tests.support.daemon import TIMEOUT_SECONDS, WORKER, Daemon, deadlines
+from tests.support.daemon import (
+    LOOPBACK,
+    TIMEOUT_SECONDS,
+    WORKER,
+    Daemon,
+    captured,
+    deadlines,
+)
 from tests.support.pexctl import PEXCTL, Ended, Terminal, called
 from tests.support.tcp_server import serving_connections
 
@@ -61,7 +69,8 @@ def refusal(status: int, name: str, header: str = "") -> bytes:
 
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with Daemon(tmp_path_factory.mktemp("worker"), command=WORKER) as daemon:
+    listen = ("--listen", LOOPBACK, "--listen", "unix:socket")
+    with Daemon(tmp_path_factory.mktemp("worker"), *listen, command=WORKER) as daemon:
         yield daemon
 
 
@@ -94,6 +103,19 @@ def test_each_step_prints_its_value_or_the_state_as_an_object(worker: Daemon) ->
     objects = pexctl(worker, "history", "--json", "--limit", "2").out.splitlines()
     revisions = [json.loads(line)["revision"] for line in objects]
     assert revisions == [first + 5, first + 4]
+
+
+def test_status_is_a_line_or_an_object_over_tcp_and_a_unix_socket(worker: Daemon) -> None:
+    worker.step("reset")
+    revision, at = worker.step(), url(worker)
+    line = f"ready: revision {revision}, position 1\n"
+    assert called("status", f"unix:{worker.path}/socket") == (0, line, "")
+    ended = captured([sys.executable, "-m", "pexservice", "status", "--json", at])
+    assert (ended.returncode, ended.stderr) == (0, "")
+    facts = {"outcome": "ready", "url": at, "revision": revision, "position": 1}
+    assert json.loads(ended.stdout) == facts
+    message = f"pexctl: {UNREACHABLE}: Connection refused\n"
+    assert called("status", UNREACHABLE) == (69, "", message)
 
 
 def test_empty_key_is_refused_and_makes_no_step() -> None:
