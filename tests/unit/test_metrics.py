@@ -111,6 +111,8 @@ def test_steps_are_counted_by_transition_and_outcome() -> None:
         "unmet,transition=previous": 1,
         "not_taken,transition=reset": 1,
     }
+    # Each counter begins at 0.
+    assert values["pexservice_transitions_total,outcome=unknown,transition=next"] == 0
     assert values["pexservice_revision"] == 22
     assert values["pexservice_position"] == 22
     # The value is 17,711.

@@ -41,32 +41,6 @@ def queue() -> TurnQueue:
     return TurnQueue("me")
 
 
-def test_all_other_nodes_are_ahead_after_a_success(queue: TurnQueue) -> None:
-    """
-    Until each has committed.
-    """
-    queue.note_answer(
-        1.0, USUAL, 5, [soft("a", 3), soft("b", 4), soft("me", 5)], stored=True
-    )
-    assert queue.keeps_place
-    assert queue.delay(1.0) > 0
-    queue.note_commit(1.001, "a", 6)
-    assert queue.delay(1.001) > 0
-    queue.note_commit(1.002, "b", 7)
-    assert queue.delay(1.002) == 0
-
-
-def test_only_nodes_before_the_own_mark_are_ahead_after_a_failure(
-    queue: TurnQueue,
-) -> None:
-    queue.note_answer(
-        1.0, USUAL, 6, [hard("a", 3), hard("me", 4), soft("b", 6)], stored=False
-    )
-    assert queue.delay(1.0) > 0
-    queue.note_commit(1.001, "a", 7)
-    assert queue.delay(1.001) == 0
-
-
 def test_commit_out_of_turn_changes_no_order_of_the_others(queue: TurnQueue) -> None:
     queue.note_answer(1.0, USUAL, 5, [soft("a", 3), soft("b", 4)], stored=True)
     queue.note_commit(1.001, "b", 6)

@@ -103,14 +103,6 @@ def put_mark(etcd: FakeEtcd, node: str, *, usual: float = 0.01, hard: bool = Fal
     etcd.put(LAYOUT.mark(node), b64decode(encode_mark(usual, hard=hard)))
 
 
-def test_single_node_is_in_no_queue(nodes: Nodes) -> None:
-    node, *_ = nodes
-    for _ in range(3):
-        node.step()
-        node.hear()
-    assert node.queue() == []
-
-
 def test_node_that_loses_a_race_begins_a_queue(nodes: Nodes) -> None:
     """
     A node that loses a race begins a queue, in which both nodes keep a place.
