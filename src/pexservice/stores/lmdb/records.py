@@ -321,7 +321,7 @@ def decode_key_row(key: bytes, value: bytes) -> KeyRow:
     (count,) = _KEY_COUNT.unpack_from(payload)
     end = _KEY_COUNT.size + count * USE_SIZE
     uses, names = payload[_KEY_COUNT.size : end], payload[end:]
-    if not count or names.count(_LINE_FEED) != count - 1 or not names:
+    if names.count(_LINE_FEED) != count - 1 or not names:
         raise BadRecord(f"the row of keys {key!r} does not hold {count} keys")
     return KeyRow(decode_first_item(key), uses, names)
 

@@ -179,6 +179,12 @@ def test_row_of_keys_has_the_keys_and_uses_that_were_added(
     assert not grown.is_beginning_of(row)
 
 
+def test_journal_row_without_a_transition_is_refused() -> None:
+    key = records.encode_first_item(1)
+    with pytest.raises(records.BadRecord, match="no transition"):
+        records.decode_journal_row_ends(key, records.seal(key, bytes(16)))
+
+
 @pytest.mark.parametrize(
     ("uses", "names", "reason"),
     [
