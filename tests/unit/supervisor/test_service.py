@@ -159,31 +159,13 @@ def test_supervisor_notifies_the_service_manager(
     assert messages == lines
 
 
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [(StoreError("there is no store"), 1), (StoreDamaged("the store is damaged"), 78)],
-)
-def test_store_that_no_worker_could_open_ends_the_start(
-    make: Callable[..., Bench], error: StoreError, status: int
-) -> None:
-    """
-    The process ends with the status and the reason of the check, and starts no worker.
-    """
-    bench = make(check_store=Mock(side_effect=error)).started()
-    assert (bench.statuses, bench.reason) == ([status], str(error))
-    assert bench.processes == []
-    (*_, (stop, _, __)) = bench.reactor.whenRunningHooks
-    stop()
-    assert bench.reactor.hasStopped
-
-
 def test_socket_of_systemd_gets_responses_although_the_store_is_missing(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     The workers say why, since clients of a socket that systemd keeps open would hang.
 
-    A damaged store ends the start in any case.
+    Without such a socket, the start ends.  A damaged store ends the start in any case.
     """
     monkeypatch.setattr(service, "listen_endpoints", lambda *_: [])
     check_store = Mock(side_effect=[StoreError("no store"), StoreDamaged("damaged")])
@@ -193,6 +175,9 @@ def test_socket_of_systemd_gets_responses_although_the_store_is_missing(
     assert report.retry_opening
     bench = make(listen=["systemd:all"], check_store=check_store).started()
     assert bench.statuses == [Status.DAMAGED]
+    bench = make(check_store=Mock(side_effect=StoreError("no store"))).started()
+    assert (bench.statuses, bench.processes) == ([Status.CANNOT_START], [])
+    assert bench.reason == "no store"
 
 
 def test_start_waits_for_the_workers_of_a_killed_supervisor(
@@ -236,18 +221,3 @@ def test_sigterm_during_the_start_ends_the_process(
     assert bench.reactor.hasStopped
     assert bench.statuses == []
     assert len(bench.processes) == (when == "after")
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_sighup_replaces_the_workers_also_during_the_start(
-    make: Callable[..., Bench], when: str
-) -> None:
-    bench = make()
-    if when == "before":
-        bench.signals.hang_up()
-    bench.started()
-    if when == "after":
-        bench.signals.hang_up()
-    bench.processes[0].notify(READY)
-    bench.reactor.turns(0.2)
-    assert len(bench.processes) == 3
