@@ -362,7 +362,6 @@ STRANGE = [
 ]
 
 
-@pytest.mark.parametrize("strange", STRANGE)
 @pytest.mark.parametrize(
     ("start", "name"),
     [
@@ -379,17 +378,15 @@ STRANGE = [
     ],
 )
 def test_template_and_parser_agree_on_any_value_of_a_varying_line(
-    start: bytes, name: bytes, strange: bytes
+    start: bytes, name: bytes
 ) -> None:
-    heads = [start + b"X-Z: z\r\n\r\n"] * 2
-    heads += [start + b"%b: %d\r\nX-Z: z\r\n\r\n" % (name, n) for n in range(11, 16)]
-    heads += [start + name + b": " + strange + b"\r\nX-Z: z\r\n\r\n", heads[0]]
-    received = []
-    for remembers in (True, False):
-        server = Server(remembers=remembers)
-        wires = [server.connect() for _ in heads]
-        for wire, head in zip(wires, heads, strict=True):
-            wire.send(head)
-            wire.turns(6)
-        received.append([wire.received for wire in wires])
-    assert received[0] == received[1]
+    usual = [start + b"X-Z: z\r\n\r\n"] * 2
+    usual += [start + b"%b: %d\r\nX-Z: z\r\n\r\n" % (name, n) for n in range(11, 16)]
+    for strange in STRANGE:
+        head = start + name + b": " + strange + b"\r\nX-Z: z\r\n\r\n"
+        received = []
+        for remembers in (True, False):
+            server = Server(remembers=remembers)
+            wires = [server.ask(sent) for sent in (*usual, head, usual[0])]
+            received.append([wire.received for wire in wires])
+        assert received[0] == received[1], strange
