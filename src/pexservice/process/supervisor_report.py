@@ -85,7 +85,7 @@ class SupervisorReport:
     @ivar restart_pending: the options whose change requires a restart.
     @ivar processes: the processes of the service, the supervisor first.
     @ivar address: the address at which programs on this machine reach the service:
-        C{HOST:PORT} or C{unix:PATH}.
+        C{HOST:PORT}, or the base URL of a Unix socket.
     @ivar has_tls: whether the service requires TLS.
     """
 
