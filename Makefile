@@ -35,7 +35,7 @@ cluster: $(VENV)/tested ## start three members of etcd (Debian's etcd-server) an
 quick: $(VENV)/tox ## run linters, type checker and unit tests on the tree, in two minutes
 	$(VENV)/bin/tox run -e quick
 
-test: $(VENV)/tox ## run linters, type checker and tests on the wheel, in about 5 minutes
+test: $(VENV)/tox ## run linters, type checker and tests on the wheel, in about 4 minutes
 	$(VENV)/bin/tox run $(TOX_ARGS)
 
 # The long forms search for rare orders of events, which do not depend on the versions of

@@ -281,7 +281,9 @@ def test_damage_met_by_a_request_ends_the_service_with_78(tmp_path: Path) -> Non
         answer, body = daemon.request("/history")
         assert (answer.status, b"the store is damaged" in body) == (503, True)
         assert daemon.wait() == 78
-        assert f"\npexservice: the store {store} is damaged: " in daemon.log.read_text()
+        # The standby may get the lock, and end, before the active worker has ended.
+        last_line = rf"\npexservice: the store {store} (is damaged: |was found damaged)"
+        assert re.search(last_line, daemon.log.read_text())
         assert daemon.count_logged("serves") == 1
         assert (store / DATA_FILE).read_bytes() == damaged
 
