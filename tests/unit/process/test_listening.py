@@ -59,18 +59,6 @@ def test_service_without_sockets_of_systemd_is_misconfigured(
 UNLIMITED = resource.RLIM_INFINITY
 
 
-def limited(monkeypatch: pytest.MonkeyPatch, soft: int, hard: int) -> list[object]:
-    """
-    Give the process a soft and a hard limit of open files.
-
-    @return: the new limits that the process sets.
-    """
-    new_limits: list[object] = []
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
-    monkeypatch.setattr(resource, "setrlimit", lambda _, new: new_limits.append(new))
-    return new_limits
-
-
 @pytest.mark.parametrize(
     ("soft", "hard", "room", "then"),
     [
@@ -86,6 +74,8 @@ def limited(monkeypatch: pytest.MonkeyPatch, soft: int, hard: int) -> list[objec
 def test_limit_of_open_files_is_raised_as_far_as_allowed(
     monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, room: int, then: list[int]
 ) -> None:
-    new_limits = limited(monkeypatch, soft, hard)
+    new_limits: list[object] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: new_limits.append(new))
     assert affordable_connections(10_000) == room
     assert new_limits == [(limit, hard) for limit in then]

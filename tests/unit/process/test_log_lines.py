@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import json
 import os
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.protocol import Factory
-from twisted.logger import FileLogObserver, LogLevel, globalLogPublisher
+from twisted.logger import LogLevel, capturedLogs
 from twisted.python.failure import Failure
 
 from pexservice.process.log_lines import (
@@ -180,16 +179,11 @@ def test_lines_about_connections_of_clients_are_left_out() -> None:
     """
     Twisted's lines about each connection that an HTTP client opens or closes are left out.
     """
-    log = StringIO()
-    observer = FileLogObserver(log, LogLines("worker-1"))
-    globalLogPublisher.addObserver(observer)
-    try:
+    with capturedLogs() as events:
         factory = Factory()
         factory.doStart()
         factory.doStop()
-    finally:
-        globalLogPublisher.removeObserver(observer)
-    assert log.getvalue() == ""
+    assert [written(given) for given in events] == ["", ""]
 
 
 def test_journal_is_recognized_by_its_device_and_inode(

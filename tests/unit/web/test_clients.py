@@ -18,7 +18,6 @@ UNIX = None
 @pytest.mark.parametrize(
     ("peer", "forwarded", "expected"),
     [
-        (UNIX, [b"192.0.2.1"], "192.0.2.1"),
         (UNIX, [b"1.1.1.1", b"192.0.2.1"], "192.0.2.1"),
         (UNIX, [b"192.0.2.1, 10.0.0.9"], "192.0.2.1"),
         (UNIX, [b"2001:DB8::1"], "2001:db8::1"),
@@ -26,8 +25,6 @@ UNIX = None
         (UNIX, [b"unknown"], None),
         (UNIX, [b"unknown, 192.0.2.1"], "192.0.2.1"),
         (UNIX, [b"\xff\xff"], None),
-        (PROXY, [b"192.0.2.1"], "192.0.2.1"),
-        (STRANGER, [b"192.0.2.1"], "203.0.113.7"),
         (PROXY, None, "10.0.0.9"),
         # With the client's port, as some proxies write it.
         (UNIX, [b"9.9.9.1:4000"], "9.9.9.1"),
@@ -36,12 +33,10 @@ UNIX = None
         (UNIX, [b"9.9.9.1:123456"], None),
         (UNIX, [b"[9.9.9.1]:1"], "9.9.9.1"),
         (UNIX, [b"[2001:db8::1"], None),
-        (UNIX, [b"1.2.3:4000"], None),
         (UNIX, [b"1" * 16000], None),
         # On a dual-stack listener.
         ("::ffff:10.0.0.9", [b"192.0.2.1"], "192.0.2.1"),
         ("::ffff:203.0.113.7", [b"192.0.2.1"], "203.0.113.7"),
-        ("::ffff:203.0.113.7", None, "203.0.113.7"),
         ("2001:db8::7", [b"192.0.2.1"], "2001:db8::7"),
         ("fe80::1%lo", [b"192.0.2.1"], "fe80::1%lo"),
         (UNIX, [b"::ffff:192.0.2.1"], "192.0.2.1"),

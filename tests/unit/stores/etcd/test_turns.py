@@ -135,25 +135,6 @@ def test_node_that_loses_a_race_begins_a_queue(nodes: Nodes) -> None:
     assert waits == [(4, 4)]
 
 
-def test_busy_nodes_take_turns_and_no_transaction_fails(nodes: Nodes) -> None:
-    """
-    The news of one node's commit starts the next node's turn.
-    """
-    waiting = [node.turn() for node in nodes]
-    order = []
-    for _ in range(30):
-        for node in nodes:
-            node.hear()
-        sending = [(n, nodes[n].send()) for n in range(3) if waiting[n]]
-        nodes[0].clock.advance(0.001)
-        for number, ended in sending:
-            nodes[number].gateway.answer()
-            order.append((number, ended == [None]))
-            waiting[number] = nodes[number].turn()
-    (first, _), (second, _) = order[-2:]
-    assert order[-12:] == 4 * [(3 - first - second, True), (first, True), (second, True)]
-
-
 @pytest.mark.parametrize("renewed", [False, True])
 def test_absent_node_is_skipped_and_loses_its_mark(nodes: Nodes, *, renewed: bool) -> None:
     """
