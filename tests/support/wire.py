@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import cast
+from collections.abc import Sequence
 
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.defer import Deferred
@@ -16,7 +14,6 @@ from twisted.python.failure import Failure
 
 from pexservice.commit.asynchronous import AsynchronousCommitter
 from pexservice.commit.committer import Committer
-from pexservice.commit.optimistic import OptimisticCommitter
 from pexservice.core.cursor import Cursor
 from pexservice.metrics import Metrics
 from pexservice.process.supervisor_report import SupervisorReport
@@ -26,14 +23,12 @@ from pexservice.server.limits import Connections, Phase
 from pexservice.server.request_counters import RequestCounters
 from pexservice.server.server import Server as ConnectionServer
 from pexservice.server.templates import Template
-from pexservice.stores.etcd.store import EtcdStore
 from pexservice.web.access import Access, HostPolicy
 from pexservice.web.api import Api
 from pexservice.web.clients import Clients, RateLimit
 from pexservice.web.endpoints import DEFAULT_TABLE, EndpointTable
 from pexservice.web.events import Events
 from pexservice.web.operations import RequestChecker
-from tests.support.fake_etcd import FakeGateway
 from tests.support.fakes import MemoryStore, Turns, now
 
 _STATUS = re.compile(rb"(?m)^HTTP/1\.1 (\d{3}) ")
@@ -79,13 +74,11 @@ class Server:
         logs: bool = False,
         synchronous: bool = True,
         report: SupervisorReport | None = None,
-        etcd: FakeGateway | None = None,
     ) -> None:
         """
         Create the worker's parts, and start its committer.
 
         @param remembers: whether a request that was handled before skips its handler.
-        @param etcd: use a store on this etcd, which must respond during the start.
         @param logs: write an access log, see L{lines}.
         @param hosts: the accepted host names on loopback connections.
         @param pauses: whether there is a pause between two pages of the history.
@@ -97,13 +90,9 @@ class Server:
         self.store = MemoryStore()
         self.log = KeptLog() if logs else None
         self.failures: list[Failure] = []
-        make: Callable[..., Committer] = partial(
-            Committer if synchronous else AsynchronousCommitter, self.store
-        )
-        if etcd is not None:
-            shared = EtcdStore(etcd, "p/")
-            make = cast(Callable[..., Committer], partial(OptimisticCommitter, shared))
-        self.committer = make(
+        committer = Committer if synchronous else AsynchronousCommitter
+        self.committer = committer(
+            self.store,
             self.clock,
             on_fatal_failure=self.failures.append,
             # Two servers with the same steps have the same history.

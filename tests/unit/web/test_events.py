@@ -21,8 +21,6 @@ from pexservice.web.events import (
     MAX_DIGITS,
     event,
 )
-from tests.support.fake_etcd import FakeEtcd, FakeGateway
-from tests.support.fakes import Turns
 from tests.support.steps import submit
 from tests.support.wire import Server, Wire
 
@@ -164,23 +162,6 @@ def test_client_that_knows_the_present_state_does_not_get_it_again(
     step(server)
     look(server)
     assert revisions(wire) == [*expected, 3]
-
-
-def test_streams_end_when_the_cursor_goes_back() -> None:
-    """
-    After etcd was restored a stream ends, and the client resumes at the present state.
-    """
-    etcd = FakeEtcd()
-    server = Server(etcd=FakeGateway(etcd, Turns()))
-    snapshot = etcd.snapshot()
-    step(server, 3)
-    wire = watch(server)
-    etcd.restore(snapshot)
-    server.committer.read_durable()
-    look(server)
-    assert wire.closed
-    again = watch(server, "Last-Event-ID: 3")
-    assert (revisions(wire), revisions(again)) == ([3], [0])
 
 
 def test_value_of_more_than_1000_digits_is_shown_by_its_ends_and_its_digit_count() -> None:
