@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 import pexservice
+from pexservice.process.exit_status import Status
+from pexservice.web import problems
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -164,3 +166,16 @@ def test_log_lines_of_the_tables_are_those_of_the_code(page: str) -> None:
         parts = [part.strip() for part in _VARIABLE.split(line)]
         unknown = {part for part in parts if " " in part and part not in texts}
         assert unknown <= FOREIGN_WORDS, line
+
+
+def test_operations_page_explains_each_exit_status_and_each_server_error() -> None:
+    page = (DOCS / "operations.md").read_text()
+    for status in Status:
+        assert f"\n| {status.value} | `{status.name}` |" in page
+    kinds = [
+        kind for kind in vars(problems).values() if isinstance(kind, problems.ProblemKind)
+    ]
+    errors = [problem for kind in kinds if (problem := kind("", "")).status >= 500]
+    assert len(errors) >= 4
+    for error in errors:
+        assert f"\n| `{error.name}` | {error.status.value} |" in page
