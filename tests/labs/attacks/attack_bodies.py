@@ -67,83 +67,61 @@ def trailers(lines: bytes) -> bytes:
 REFUSED: Rules = {
     # Lengths.
     ("RFC 9112 6.3: a Content-Length that is not one number of digits is 400", 400): {
-        **each(length, b"+5", b"-5", b"-0", b"", b"0x5", b"5e0", b"5.0", b"1_0", b"5, 5"),
-        **each(length, b"5, 6", b"5,", b"1 0", b'"5"', b"5;a", b"chunked"),
-        # Digits that Python takes for digits.
-        **each(length, b"\xd9\xa5", b"\xb2"),
-        **each(length, b"5\0", b"\x0b5", b"5\r", b"5\n"),
+        **each(length, b"+5", b"-5", b"", b"0x5", b"5.0", b"1_0", b"1 0", b"5, 5", b"5;a"),
+        # The first value is an Arabic digit in UTF-8, which int() would accept as text.
+        **each(length, b"\xd9\xa5", b"5\0", b"\x0b5", b"5\r", b"5\n"),
         "a space before the colon of a length": step(b"Content-Length : 5", body=b"12345"),
     },
     ("RFC 9112 6.3: two lengths are 400, equal ones may be", 400): {
         "two lengths": step(b"Content-Length: 5", b"Content-Length: 6", body=b"123456"),
-        "two lengths, 0 first": step(b"Content-Length: 0", b"Content-Length: 5"),
         "two equal lengths": step(*[b"Content-Length: 5"] * 2, body=b"12345"),
-        "a valid length and an invalid one": step(
-            b"Content-Length: 0", b"Content-Length: x"
-        ),
         "lengths in two spellings": step(b"content-length: 0", b"CONTENT-LENGTH: 1"),
     },
     ("RFC 9110 15.5.14: a body larger than the limit is 413", 413): {
-        **each(length, b"65537", b"2147483648", b"4294967301", b"9223372036854775808"),
-        **each(length, b"18446744073709551621", b"9" * 5000),
+        **each(length, b"65537", b"4294967301", b"18446744073709551621", b"9" * 5000),
         "too long, with an expectation": step(b"Content-Length: 65537", EXPECT),
     },
     # Codings.
     ("RFC 9112 6.3: a length and a coding together are 400", 400): {
         "a length and a coding": chunked(b"Content-Length: 5", CHUNKED),
         "a coding and a length": chunked(CHUNKED, b"Content-Length: 5"),
-        "a length of 0 and a coding": chunked(b"Content-Length: 0", CHUNKED),
-        "identity and a length": chunked(b"Transfer-Encoding: identity", FIVE),
     },
     ("RFC 9112 6.1: an unknown coding, or chunked twice, is an error", 400): {
         **each(coding, b" gzip", b" gzip, chunked", b" chunked, gzip", b" identity"),
-        **each(coding, b" identity, chunked", b" chunked, chunked", b" , chunked"),
-        **each(coding, b" chunked,", b"", b" chunked;q=1", b' "chunked"', b" xchunked"),
-        **each(coding, b" chunke d", b" \x0bchunked", b" chunked\0", b" chunked\r"),
-        **each(coding, b"\nchunked", b"\r\n chunked", b" chunked\r\n , identity"),
-        "chunked and identity": chunked(CHUNKED, b"Transfer-Encoding: identity"),
+        **each(coding, b"", b" chunked, chunked", b" chunked,", b" chunked;q=1"),
+        **each(coding, b" \x0bchunked", b" chunked\0", b"\nchunked", b"\r\n chunked"),
         "chunked twice": chunked(CHUNKED, CHUNKED),
         "two codings, the second unknown": chunked(CHUNKED, b"Transfer-encoding: cow"),
         "a space before the colon of a coding": chunked(b"Transfer-Encoding : chunked"),
-        "a tab before it": chunked(b"X: y", b"Transfer-Encoding\t: chunked"),
     },
     ("RFC 9112 6.1: HTTP/1.0 has no Transfer-Encoding", 400): {
         "chunked in HTTP/1.0": request(b"POST /next HTTP/1.0", CHUNKED, body=END),
-        "chunked in HTTP/1.0, kept": request(
-            b"POST /next HTTP/1.0", b"Connection: keep-alive", CHUNKED, body=END
-        ),
     },
     # Chunks.
     ("RFC 9112 7.1: a chunk's size is hexadecimal digits and nothing else", 400): {
         **each(chunk_size, b"", b"xyz", b"0x5", b"+5", b"-5", b"0_5", b" 5", b"5 ", b"5\t"),
         **each(chunk_size, b"5\0", b"5\r", b"5 5", b"5.0", b"\xd9\xa5", b";a=b"),
-        "a minus before 0": chunks(b"-0\r\n\r\n"),
     },
     ("RFC 9112 7.1: a chunk ends in CRLF, and so does its size", 400): {
         **each(after_chunk, b"", b"6\r\n", b"\n", b"\r", b"\r\r\n", b"\n\r", b"XX"),
         "a chunk too short": chunks(b"5\r\n1234\r\n" + END),
         "a LF after a size": chunks(b"5\n12345\r\n" + END),
-        "LF only, in chunks": chunks(b"5\n12345\n0\n\n"),
         "a LF after the last size": chunks(b"0\n\r\n"),
-        "no chunks but a step": chunks(b""),
     },
     ("RFC 9112 7.1.1: an extension is bounded and has no control characters", 400): {
         **each(chunk_size, b"5;a\nb", b"5;a\rb", b"5;a\0", b"5;\x1b", b"5;" + b"a" * 2000),
-        "a LF in the last extension": chunks(b"0;\n\r\n\r\n"),
-        "a long size of zeros": chunks(b"0" * 2000 + b"\r\n\r\n"),
         "a size without an end": chunks(b"1" * 5000),
     },
     ("RFC 9110 15.5.14: chunks larger than the limit in all are 413", 413): {
         "17 chunks of 4096": chunks(b"1000\r\n%b\r\n" % (b"x" * 4096) * 17 + END),
         "a chunk of 65537": chunks(b"10001\r\n%b\r\n" % (b"x" * 65537) + END),
         "1001 chunks of 1": chunks(b"1\r\nx\r\n" * 1001 + END),
-        "70,000 chunks of 1": chunks(b"1\r\nx\r\n" * 70_000 + END),
         "a size of 17 zeros": chunks(b"0" * 17 + b"\r\n\r\n"),
-        "a size of 2^64": chunks(b"10000000000000000\r\n" + b"x" * 70_000),
+        # Sizes that 32 or 64 bits would truncate.
+        **each(chunk_size, b"100000005", b"10000000000000005", b"f" * 1000),
     },
     ("RFC 9112 7.1.2: trailers are field lines", 400): {
-        **each(trailers, b"name\r\n\r\n", b": value\r\n\r\n", b"name: a\0b\r\n\r\n"),
-        **each(trailers, b"name: a\nb\r\n\r\n", b"name: a\rb\r\n\r\n"),
+        **each(trailers, b"name\r\n\r\n", b": value\r\n\r\n", b"name: a\nb\r\n\r\n"),
         "a step instead of trailers": chunks(b"0\r\n"),
         "a LF for the end of trailers": chunks(b"0\r\n\nPOST /reset HTTP/1.1\r\n\r\n"),
     },
@@ -157,10 +135,6 @@ REFUSED: Rules = {
         "an expectation, no Host": step()[:21] + EXPECT + b"\r\n\r\n",
         "an expectation with two lengths": step(EXPECT, FIVE, b"Content-Length: 2"),
     },
-    # Unfinished.
-    ("RFC 9112 7.1: a size must not overflow: it is refused, not truncated", 413): {
-        **each(chunk_size, b"10000000000000005", b"100000005", b"80000000", b"f" * 1000),
-    },
 }
 
 #: Requests that are parsed, by rule and status.
@@ -173,9 +147,6 @@ ACCEPTED: Rules = {
         "a body like a step": length(b"%d" % len(step()), step()),
         "a form": step(
             b"Content-Type: application/x-www-form-urlencoded", FIVE, body=b"a=%zz"
-        ),
-        "parts without a boundary": step(
-            b"Content-Type: multipart/form-data", FIVE, body=b"12345"
         ),
         "a body with GET": get(b"/next", FIVE, body=b"12345"),
     },
@@ -242,15 +213,12 @@ LAST_REQUESTS: Rules = {
 #: Requests without an end.
 INCOMPLETE = {
     "half a line": b"POST /ne",
-    "a line": b"POST /next HTTP/1.1\r\n",
     "a head without its end": step()[:-2],
     "a length and no body": length(b"5", b""),
-    "half a body": length(b"5", b"12"),
     "an expectation and no body": step(EXPECT, FIVE),
     "no chunk": chunks(b""),
     "half a size": chunks(b"5"),
     "half a chunk": chunks(b"5\r\n12"),
-    "no last chunk": chunks(b"5\r\n12345\r\n"),
     "no end of the trailers": chunks(b"0\r\na: b\r\n"),
 }
 

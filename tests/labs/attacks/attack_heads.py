@@ -65,13 +65,9 @@ REFUSED: Rules = {
     # Request lines.
     ("RFC 9112 3: a request line is method SP target SP version, else 400", 400): {
         "nothing but spaces": b"   \r\n\r\n",
-        **each(request, b"POST", b"POST /next", b"POST  HTTP/1.1", b":"),
-        **each(request, b"POST  /next HTTP/1.1", b"POST /next  HTTP/1.1"),
-        **each(request, b" POST /next HTTP/1.1", b"POST /next HTTP/1.1 "),
-        **each(request, b"POST\t/next HTTP/1.1", b"POST /next\tHTTP/1.1"),
-        **each(request, b"POST\x0b/next HTTP/1.1", b"POST /next\x0cHTTP/1.1"),
-        **each(request, b"POST /next /next HTTP/1.1", b"HTTP/1.1 200 OK"),
-        **each(request, b"POST /next HTTP/1.1 HTTP/1.1"),
+        **each(request, b"POST /next", b"POST  /next HTTP/1.1", b" POST /next HTTP/1.1"),
+        **each(request, b"POST /next HTTP/1.1 ", b"POST\t/next HTTP/1.1"),
+        **each(request, b"POST /next\x0cHTTP/1.1", b"POST /next /next HTTP/1.1"),
     },
     ("RFC 9112 2.2: at least one empty line is ignored, but not many", 400): {
         "two empty lines": b"\r\n\r\n" + step(),
@@ -81,91 +77,68 @@ REFUSED: Rules = {
         "a CR within the line": request(b"POST /next\rHTTP/1.1"),
         "a CR before the line's end": request(b"POST /next HTTP/1.1\r"),
         "CR only": b"POST /next HTTP/1.1\rHost: localhost\r\r",
-        "LF and CR": b"POST /next HTTP/1.1\n\rHost: localhost\n\r\n\r\r\n\r\n",
     },
     ("RFC 9112 2.2: a bare LF may end a line; here it is refused", 400): {
         "a LF after the line": b"POST /next HTTP/1.1\nHost: localhost\r\n\r\n",
         "LF only": b"POST /next HTTP/1.1\nHost: localhost\n\n",
-        "a LF within the line": request(b"POST /next\nHTTP/1.1"),
         "a LF before the method": b"\n" + step(),
     },
     ("RFC 9110 9.1: a method is a token", 400): {
         **each(method, b"PO(ST", b"PO\0ST", b'"POST"', b"PO\xc3\x9fT", b"POST:"),
     },
     ("RFC 9112 2.3: the version is HTTP/1.0 or HTTP/1.1 in capitals", 400): {
-        **each(version, b"http/1.1", b"HTTP/0.9", b"HTTP/1.2", b"HTTP/1", b"HTTP/1."),
-        **each(version, b"HTTP/1.10", b"HTTP/01.1", b"HTTP/11", b"HTTP/2.0", b"HTTP/9.9"),
-        **each(version, b"SPDY/3", b"HTTP/+1.1", b"HTTP/1,1"),
+        **each(version, b"http/1.1", b"HTTP/0.9", b"HTTP/1.2", b"HTTP/1.10", b"HTTP/1,1"),
         "the preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
         "a line of a proxy's protocol": b"PROXY TCP4 127.0.0.1 1 2 3\r\n" + step(),
     },
     ("RFC 9112 3: a request line that is too long is 414", 414): {
         "a line of 8193 bytes": post(b"/next?" + b"x" * 8173),
-        "a long target": post(b"/next?" + LONG),
-        "a long line of nothing": LONG + b"\r\n\r\n",
         "a line without an end": b"POST /next?" + LONG,
-        "a long method only": LONG,
     },
     # Targets.
     ("RFC 9110 9.3.6: a server that is no proxy opens no tunnel", 405): {
         "CONNECT to a host": request(b"CONNECT localhost:80 HTTP/1.1")
     },
     ("RFC 9112 3.2: a target is a path, an http URL, or the asterisk of OPTIONS", 400): {
-        **each(post, b"next", b"?next", b"http:", b"http:///next", b"http://:80/next"),
-        **each(post, b"http://user@localhost/next", b"http://[::1/next", b"::1"),
-        **each(post, b"ftp://localhost/next", b"file:///etc/passwd", b"localhost:8081"),
-        **each(post, b"javascript:alert(1)"),
+        **each(post, b"next", b"http:///next", b"http://:80/next", b"localhost:8081"),
+        **each(post, b"http://user@localhost/next", b"http://[::1/next", b"ftp://a/next"),
         "an asterisk and more": request(b"OPTIONS */next HTTP/1.1"),
     },
     ("RFC 9112 3.2: a target has no control characters and no spaces", 400): {
-        **each(post, b"/next\0", b"/next\x07", b"/\x1b[2J", b"/n\xc3\xa9xt", b"/next\xff"),
-        **each(post, b"/next\x80", b"/next\x7f", b"/next?\x80"),
+        **each(post, b"/next\0", b"/\x1b[2J", b"/n\xc3\xa9xt", b"/next\x7f", b"/next?\x80"),
     },
     # Hosts.
     ("RFC 9112 3.2: anything but exactly one valid Host is 400", 400): {
         "no Host": host(),
         "two Hosts": host(b"Host: localhost", b"Host: localhost"),
         "two Hosts in two spellings": host(b"Host: a", b"hOST: b"),
-        "Hosts far apart": host(b"Host: a", b"Accept: */*", b"X: y", b"Host: b"),
-        **each(host_value, b"a b", b"a, b", b"a/next", b"http://a", b"user@a", b"a?b"),
-        **each(host_value, b"a#b", b"a\\b", b"a:b", b"a:1:2", b"[::1", b"a\0b", b"<a>"),
-        **each(host_value, b"b\xc3\xbccher"),
+        **each(host_value, b"a b", b"a/next", b"user@a", b"a:b", b"[::1", b"a\0b"),
         "a Host with a space before the colon": host(b"Host : localhost"),
-        "a Host of two lines": host(b"Host: a", b" b"),
         "a Host after a space": host(b" Host: localhost"),
     },
     # Headers.
     ("RFC 9112 5: a field line is a token, a colon and a value", 400): {
-        **each(step, b"Name", b": value", b"Name : value", b"Name\t: value"),
-        **each(step, b"A name: value", b"Na\0me: value", b"Na\rme: value"),
-        **each(step, b"Na\nme: value", b"N\xc3\xa4me: value", b"Name[]: value"),
-        **each(step, b"Na/me: value", b'"Name": value'),
+        **each(step, b"Name", b": value", b"Name : value", b"A name: value"),
+        **each(step, b"Na\0me: value", b"N\xc3\xa4me: value", b"Name[]: value"),
     },
     ("RFC 9110 5.5: CR, LF and NUL in a value are refused; so are other controls", 400): {
         **each(step, b"Name: a\0b", b"Name: a\rb", b"Name: a\nb", b"Name: a\r"),
-        **each(step, b"Name: a\nContent-Length: 5", b"Name: a\x08b"),
-        **each(step, b"Name: a\rTransfer-Encoding: chunked", b"Name: a\x1b[2J"),
-        **each(step, b"Name: a\x7f", b"Name: \x0ba"),
+        **each(step, b"Name: a\nContent-Length: 5", b"Name: a\x7f", b"Name: \x0ba"),
     },
     ("RFC 9112 2.2: whitespace between the request line and the first field is 400", 400): {
         "a folded line first": b"POST /next HTTP/1.1\r\n X: y\r\nHost: a\r\n\r\n",
         "a tab first": b"POST /next HTTP/1.1\r\n\tX: y\r\nHost: a\r\n\r\n",
-        "an empty folded line first": b"POST /next HTTP/1.1\r\n \r\nHost: a\r\n\r\n",
     },
     ("RFC 9112 5.2: a folded line is a space or refused; here it is refused", 400): {
-        **each(folded, b" b", b"\tb", b" ", b" Content-Length: 5", b" POST /next HTTP/1.1"),
-        # These would be refused if they were not folded, too.
-        **each(folded, b" \0", b" b\rc"),
+        **each(folded, b" b", b"\tb", b" ", b" Content-Length: 5"),
         "a folded length": step(b"Content-Length: 1", b" 2", body=b"x" * 12),
     },
     ("RFC 6585 5: a header section that is too large is 431", 431): {
         "a long header": step(b"Name: " + LONG),
-        "a long name": step(LONG + b": value"),
         "a header without an end": b"POST /next HTTP/1.1\r\nHost: a\r\nName: " + LONG,
         "101 headers": step(*[b"Name: value"] * 100),
         "two long headers": step(*[b"Name: " + LONG[:9000]] * 2),
-        "a long header of folded lines": step(b"a: b", *[b" " + LONG[:5000]] * 4),
     },
 }
 
@@ -192,11 +165,8 @@ ACCEPTED: Rules = {
     # Targets.
     ("RFC 9110 15.5.5: an unknown path is 404; paths are matched literally", 404): {
         **each(post, b"//next", b"/next/", b"/NEXT", b"/next;a=b", b"/next#a", b"*"),
-        **each(post, b"/%6eext", b"/%2fnext", b"/%256eext", b"/next%", b"/next%zz"),
-        **each(post, b"/next%00", b"/%c0%afnext", b"/./next", b"/next/../next"),
-        **each(post, b"/../../../../etc/passwd", b"/%2e%2e/%2e%2e/etc/passwd"),
-        **each(post, b"/etc/passwd", b"/pexservice-data/data.mdb", b"/..\\etc\\passwd"),
-        **each(post, b"/<script>alert(1)</script>"),
+        **each(post, b"/%6eext", b"/next%zz", b"/next%00", b"/%c0%afnext", b"/./next"),
+        **each(post, b"/%2e%2e/%2e%2e/etc/passwd", b"/../etc/passwd", b"/<script>"),
     },
     ("a path in a query or a header is only text", 200): {
         **each(post, b"/next?file=/etc/passwd", b"/next?store=/tmp/other"),
