@@ -115,7 +115,6 @@ REFUSED: Rules = {
         "two Hosts in two spellings": host(b"Host: a", b"hOST: b"),
         **each(host_value, b"a b", b"a/next", b"user@a", b"a:b", b"[::1", b"a\0b"),
         "a Host with a space before the colon": host(b"Host : localhost"),
-        "a Host after a space": host(b" Host: localhost"),
     },
     # Headers.
     ("RFC 9112 5: a field line is a token, a colon and a value", 400): {
@@ -168,9 +167,8 @@ ACCEPTED: Rules = {
         **each(post, b"/%6eext", b"/next%zz", b"/next%00", b"/%c0%afnext", b"/./next"),
         **each(post, b"/%2e%2e/%2e%2e/etc/passwd", b"/../etc/passwd", b"/<script>"),
     },
-    ("a path in a query or a header is only text", 200): {
+    ("a path in a query is only text", 200): {
         **each(post, b"/next?file=/etc/passwd", b"/next?store=/tmp/other"),
-        **each(step, b"Authorization: Bearer ../../etc/passwd"),
     },
     (
         "RFC 9112 3.2.2: a server takes the absolute form, and its host instead of Host",
