@@ -16,7 +16,6 @@ import pytest
 
 from tests.support.browser import chromium
 from tests.support.daemon import TIMEOUT_SECONDS, WORKER, Daemon
-from tests.support.forms import amount
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page
@@ -82,10 +81,7 @@ def moved(daemon: Daemon) -> tuple[int, int]:
     return daemon.revision(), len(re.findall(r'endpoint="/events".*status="200"', metrics))
 
 
-@pytest.mark.parametrize(
-    "host",
-    amount(short=["127.0.0.1", ATTACKER], long=["127.0.0.1", "localhost", ATTACKER]),
-)
+@pytest.mark.parametrize("host", ["127.0.0.1", ATTACKER])
 def test_page_of_another_origin_moves_nothing_and_reads_nothing(
     daemon: Daemon, context: BrowserContext, host: str
 ) -> None:

@@ -63,8 +63,6 @@ def test_counters_of_the_supervisor_outlive_the_worker(
         assert restarts == [("worker_restarts_total,reason=killed", 1)]
         assert values["revision"] == values["position"] == 6
         assert values["transitions_total,outcome=moved,transition=next"] == 1
-        assert values["commit_duration_seconds_count"] == 1
-        assert values["connections"] >= 1
         assert values["store_used_bytes"] <= values["store_limit_bytes"]
         size = values["store_filesystem_size_bytes"]
         assert 0 < values["store_filesystem_free_bytes"] <= size
