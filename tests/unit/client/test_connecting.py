@@ -17,30 +17,23 @@ from pexservice.core.base_url import BaseURL
 
 
 @pytest.mark.parametrize(
-    ("text", "url", "host", "port"),
+    ("text", "url", "place"),
     [
-        ("https://a.example/f/", "https://a.example/f", "a.example", 443),
-        ("http://[::1]:8081", "http://[::1]:8081", "::1", 8081),
-        ("http://a_b", "http://a_b", "a_b", 80),
+        ("https://a.example/f/", "https://a.example/f", ("a.example", 443)),
+        ("http://[::1]:8081", "http://[::1]:8081", ("::1", 8081)),
+        ("http://a_b", "http://a_b", ("a_b", 80)),
+        ("http+unix://%2Frun%2Fpex.socket", "http://localhost", "/run/pex.socket"),
+        ("http+unix://%2Frun%2Fpex.socket/", "http://localhost", "/run/pex.socket"),
+        ("http+unix:///run/pex.socket", "http://localhost", "/run/pex.socket"),
+        ("unix:pex.socket", "http://localhost", "pex.socket"),
     ],
 )
-def test_url_is_parsed_into_host_and_port(
-    text: str, url: str, host: str, port: int
+def test_base_url_is_parsed_into_host_and_port_or_the_path_of_a_unix_socket(
+    text: str, url: str, place: tuple[str, int] | str
 ) -> None:
-    assert BaseURL.parse(text) == BaseURL(text, url, host, port)
-
-
-@pytest.mark.parametrize(
-    ("text", "socket"),
-    [
-        ("http+unix://%2Frun%2Fpex.socket", "/run/pex.socket"),
-        ("http+unix://%2Frun%2Fpex.socket/", "/run/pex.socket"),
-        ("http+unix:///run/pex.socket", "/run/pex.socket"),
-        ("unix:pex.socket", "pex.socket"),
-    ],
-)
-def test_path_of_a_unix_socket_is_an_address(text: str, socket: str) -> None:
-    assert BaseURL.parse(text) == BaseURL(text, "http://localhost", socket=socket)
+    parsed = BaseURL.parse(text)
+    assert (parsed.text, parsed.url) == (text, url)
+    assert (parsed.socket or (parsed.host, parsed.port)) == place
 
 
 @pytest.mark.parametrize(

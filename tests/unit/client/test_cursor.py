@@ -219,6 +219,10 @@ def failing(error: Callable[[], Exception]) -> Callable[[], Deferred[Any]]:
     return lambda: fail(error())
 
 
+def failing_when_cancelled(error: Callable[[], Exception]) -> Callable[[], Deferred[Any]]:
+    return lambda: Deferred(lambda request: request.errback(error()))
+
+
 @implementer(IAgent)
 class Routed:
     """
@@ -272,12 +276,16 @@ def test_retry_after_of_one_server_does_not_delay_the_next(service: FakeService)
 @pytest.mark.parametrize(
     ("name", "maybe_performed"), [("outcome-unknown", True), ("not-taken", False)]
 )
-def test_refusal_does_not_hide_that_an_earlier_attempt_was_sent(
-    service: FakeService, name: str, *, maybe_performed: bool
+@pytest.mark.parametrize(
+    "refusal", [problem(401, "unauthorized"), problem(503, "not-taken")]
+)
+def test_last_refusal_does_not_hide_that_an_earlier_attempt_was_sent(
+    service: FakeService, name: str, refusal: Disturbance, *, maybe_performed: bool
 ) -> None:
-    service.disturbances = [problem(503, name), problem(401, "unauthorized")]
-    with pytest.raises(Refused) as caught:
-        service.after(cursor(service).next())
+    service.disturbances = [problem(503, name)]
+    service.always = refusal
+    with pytest.raises(CursorError) as caught:
+        service.after(cursor(service, deadline=2).next())
     assert caught.value.maybe_performed == maybe_performed
 
 
@@ -291,39 +299,6 @@ def test_silent_servers_leave_time_for_the_last_one(service: FakeService) -> Non
     first, second, third = (request.time for request in service.asked)
     assert 2 <= second - first < 2.1
     assert 2 <= third - second < 2.1
-
-
-def cancelled(service: FakeService, client: Cursor) -> None:
-    """
-    Cancel a step of C{client}, and check that it ends with L{CancelledError}.
-    """
-    call = Deferred.fromCoroutine(client.next())
-    service.agent.flush()
-    ended: list[Any] = []
-    call.addErrback(lambda failure: ended.append(failure.type))
-    call.cancel()
-    service.clock.pump([1] * 100)
-    service.agent.flush()
-    assert ended == [CancelledError]
-
-
-@pytest.mark.parametrize("error", [DNSLookupError, Refusal, ConnectionLost])
-def test_cancelled_call_ends_with_cancelled_error_whatever_its_request_does(
-    service: FakeService, error: Callable[[], Exception]
-) -> None:
-    """
-    A cancelled look-up of a name, for example, fails as if there were no such name.
-    """
-    requests: list[Deferred[Any]] = []
-
-    def end(request: Deferred[Any]) -> None:
-        requests.append(request)
-        request.errback(error())
-
-    routed = Routed(service.agent)
-    routed.down["a"] = lambda: Deferred(end)
-    cancelled(service, cursor(service, "http://a", agent=routed))
-    assert (routed.hosts, len(requests)) == (["a"], 1)
 
 
 def test_unexpected_exception_is_not_retried(service: FakeService) -> None:
@@ -347,21 +322,15 @@ def test_step_was_not_made_only_if_no_attempt_got_a_connection(
     assert unknown == caught.value.maybe_performed
 
 
-def test_last_refusal_does_not_hide_that_an_earlier_attempt_was_sent(
-    service: FakeService,
-) -> None:
-    service.disturbances = [problem(503, "outcome-unknown")]
-    service.always = problem(503, "not-taken")
-    with pytest.raises(OutcomeUnknown, match="unknown whether next was made") as caught:
-        service.after(cursor(service, deadline=2).next())
-    assert caught.value.maybe_performed
-
-
 @pytest.mark.parametrize(
     ("disturbance", "performed_nothing"),
     [
-        (Refusal, True),
-        (DNSLookupError, True),
+        (failing(Refusal), True),
+        (failing(DNSLookupError), True),
+        # A cancelled look-up of a name fails as if there were no such name.
+        (failing_when_cancelled(DNSLookupError), False),
+        (failing_when_cancelled(Refusal), False),
+        (failing_when_cancelled(ConnectionLost), False),
         (problem(503, "not-taken"), True),
         (problem(503, "outcome-unknown"), False),
         (Disturbance(silent=True), False),
@@ -375,9 +344,16 @@ def test_cancelled_step_sends_nothing_more_and_its_cursor_knows_if_it_may_have_a
     if isinstance(disturbance, Disturbance):
         service.always = disturbance
     else:
-        routed.down["a"] = failing(disturbance)
+        routed.down["a"] = disturbance
     client = cursor(service, "http://a", agent=routed)
-    cancelled(service, client)
+    call = Deferred.fromCoroutine(client.next())
+    service.agent.flush()
+    ended: list[Any] = []
+    call.addErrback(lambda failure: ended.append(failure.type))
+    call.cancel()
+    service.clock.pump([1] * 100)
+    service.agent.flush()
+    assert ended == [CancelledError]
     assert len(routed.hosts) == 1
     # Before it is closed, another attempt may begin.
     assert not client.performed_nothing
