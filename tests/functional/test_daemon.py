@@ -60,10 +60,7 @@ def test_service_continues_where_it_stopped(tmp_path: Path) -> None:
     with Daemon(tmp_path, command=WORKER) as daemon:
         assert value(daemon, "/current") == b"21\n"
         assert value(daemon, "/previous") == b"13\n"
-        assert value(daemon, "/current") == b"13\n"
-        assert value(daemon, "/reset") == b"0\n"
-        assert value(daemon, "/previous") == b"0\n"
-        assert value(daemon, "/history").count(b"\n") == 11
+        assert value(daemon, "/history").count(b"\n") == 9
     log = daemon.log.read_text()
     assert log.count("created a new store") == 1
     assert "/current" not in log
@@ -166,10 +163,14 @@ def refused(path: Path, *options: str, status: int = 1, command: str = "pexservi
     return line
 
 
-def test_file_that_cannot_be_opened_is_named_in_one_line(tmp_path: Path) -> None:
+def test_wrong_option_and_file_that_cannot_be_opened_have_their_own_status(
+    tmp_path: Path,
+) -> None:
     """
-    The service creates no file.
+    No restart repairs them.  The service creates no file.
     """
+    line = refused(tmp_path, "--journal", "0", status=64)
+    assert line.startswith("pexservice: --journal 0: must be from 1 to")
     options = ("--listen", LOOPBACK, "--access-log", "missing/file")
     line = refused(tmp_path, *options, status=64)
     assert line.startswith("pexservice: the access log missing/file: No such file")
@@ -230,18 +231,33 @@ def test_damaged_store_ends_with_status_78_and_stays_unchanged(tmp_path: Path) -
     assert data.read_bytes() == before
 
 
-def test_socket_from_systemd_is_served_and_left_open(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("listen", "family", "address"),
+    [
+        ("systemd:domain=INET:index=0", socket.AF_INET, ("127.0.0.1", 0)),
+        # The socket unit has ListenStream=@name.
+        ("systemd:all", socket.AF_UNIX, f"\0pexservice-{os.getpid()}"),
+    ],
+)
+def test_socket_from_systemd_is_served_after_a_kill_too_and_left_open(
+    tmp_path: Path, listen: str, family: int, address: tuple[str, int] | str
+) -> None:
     """
     C{pexctl status --process} finds the socket, although no option contains its address.
     """
-    options = ("--listen", "systemd:domain=INET:index=0", "--standby", "0")
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    options = ("--listen", listen, "--standby", "0")
+    with socket.socket(family) as server:
+        server.bind(address)
+        server.listen()
         with Daemon(tmp_path, *options, inherited=server) as daemon:
-            assert daemon.step() == 1
-            status = pexctl(tmp_path, "status", "--process", str(daemon.process.pid))
-            assert status[1].startswith("ready: revision 1, position 1")
+            daemon.kill_workers()
+            asked = ("--process", str(daemon.process.pid), "--timeout", "60")
+            status = pexctl(tmp_path, "status", *asked)
+            assert status[1].startswith("ready: revision 0, position 0")
         # A client that connects now waits for the next service.
-        socket.create_connection(server.getsockname(), TIMEOUT_SECONDS).close()
+        with socket.socket(family) as client:
+            client.connect(server.getsockname())
+    assert "Traceback" not in daemon.log.read_text()
 
 
 def test_daemon_has_pid_file_and_log_and_refuses_a_second_start_in_its_directory(

@@ -143,10 +143,6 @@ MOUNTS = {
         *(f"umount --lazy {STORE}", BIND_STORE),
         *("was moved away", "is gone; put it back"),
     ),
-    "hidden by an empty disk": (
-        *(f"mount -t tmpfs empty {STORE}", f"umount {STORE}"),
-        *("was moved away", "is gone; put it back"),
-    ),
     "hidden by a copy": (
         *(f"mount --bind copy {STORE}", f"umount {STORE}"),
         *(OTHER_STORE, OTHER_STORE),
@@ -247,29 +243,6 @@ def test_takeover_uses_the_tls_files_that_the_standby_has_read(tmp_path: Path) -
         daemon.until_logged("ended with status 64", failed_starts + 1)
         certificate.write_bytes(whole)
         daemon.until_logged("serves", 3)
-
-
-def test_abstract_socket_of_systemd_is_served(tmp_path: Path) -> None:
-    """
-    A socket unit has C{ListenStream=@name}.
-
-    The socket works after a kill of the workers, too, and C{pexctl status --process} finds
-    it.
-    """
-    name = f"\0pexservice-{os.getpid()}"
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(name)
-        listening.listen()
-        options = ("--listen", "systemd:all", "--standby", "0")
-        with Daemon(tmp_path, *options, inherited=listening) as daemon:
-            for revision in (1, 2):
-                response = exchange_on_unix_socket(name, b"POST /next HTTP/1.0\r\n\r\n")
-                assert b"\r\nPex-Revision: %d\r\n" % revision in response
-                if revision == 1:
-                    daemon.kill_workers()
-            status = pexctl(tmp_path, "status", "--process", str(daemon.process.pid))
-            assert status[0] == 0, status
-    assert "Traceback" not in daemon.log.read_text()
 
 
 def test_store_taken_by_another_service_is_named(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import attrs
 import pytest
-from twisted.python import usage
 
 from pexservice.cli.twistd import (
     CommonOptions,
@@ -65,11 +64,6 @@ def refused(*words: str, options: type[CommonOptions] = ServiceOptions) -> str:
         parsed(*words, options=options)
     assert raised.value.code == Status.MISCONFIGURED
     return terminal.getvalue().removesuffix("\n")
-
-
-def test_command_line_without_options_has_the_defaults() -> None:
-    assert parsed().settings() == Settings()
-    assert parsed().supervision() == Supervision()
 
 
 def test_every_option_arrives_in_the_worker() -> None:
@@ -230,26 +224,6 @@ def test_configuration_file_that_cannot_be_read_is_named(tmp_path: Path) -> None
     wrong = f"the configuration file {binary} is not UTF-8"
     assert wrong in refused("--config", str(binary))
     assert "fifo is a FIFO" in refused("--config", str(fifo))
-
-
-@pytest.mark.parametrize(("foreground", "status"), [(True, 64), (False, 1)])
-def test_wrong_option_has_its_own_status_in_the_foreground(
-    foreground: bool,  # noqa: FBT001 a parameter
-    status: int,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """
-    A wrong option has its own status, because no restart repairs it.
-
-    The start of a daemon has one status for all errors.
-    """
-    options = WorkerOptions()
-    options.parent = usage.Options()
-    options.parent["nodaemon"] = foreground
-    with pytest.raises(SystemExit) as raised:
-        options.parseOptions(["--journal", "0"])
-    assert raised.value.code == status
-    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_systemd_receives_the_mistake(
