@@ -249,9 +249,7 @@ def test_restored_etcd_is_reported_by_each_node(tmp_path: Path) -> None:
             metrics = node.request("/metrics")[1]
             assert b"pexservice_cursor_went_back_total 1.0" in metrics
             assert b"pexservice_revision 3.0" in metrics
-        # The stream has ended.
-        while stream.recv(65536):
-            pass
+        wait_until(lambda: not stream.recv(65536), "the end of the stream")
         assert second_node.request("/next", "POST")[0].headers["Pex-Revision"] == "4"
         assert first_node.request("/current")[0].headers["Pex-Revision"] == "4"
 

@@ -5,6 +5,7 @@ The counts of the supervisor, in memory that its workers read.
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -138,10 +139,5 @@ def test_losses_are_accepted_for_one_reload(descriptor: int) -> None:
 
 
 def test_descriptor_that_is_no_file_is_an_error() -> None:
-    reading, writing = os.pipe()
-    try:
-        with pytest.raises(OSError, match="Illegal seek"):
-            scoreboard.adopt(reading)
-    finally:
-        os.close(reading)
-        os.close(writing)
+    with socket.socket() as no_file, pytest.raises(OSError, match="Illegal seek"):
+        scoreboard.adopt(no_file.fileno())

@@ -50,16 +50,6 @@ class Node:
         taken = batch(self.store._known_record.cursor, b"n")
         return collected(self.store.commit(taken))
 
-    def lose(self) -> tuple[int, int]:
-        """
-        Send a step that loses the race, and return the cursor in the conflict.
-        """
-        ended = self.send()
-        self.gateway.answer()
-        (conflict,) = ended
-        assert isinstance(conflict, Conflict)
-        return conflict.cursor
-
     def step(self) -> None:
         """
         Get a turn at once, and commit a step in it.
@@ -162,8 +152,10 @@ def test_node_keeps_its_place_after_a_failure_and_a_new_node_gets_the_last(
     node, other_node, third_node = nodes
     put_mark(node.etcd, "one")
     other_node.step()
-    node.lose()
-    third_node.lose()
+    for loser in (node, third_node):
+        ended = loser.send()
+        loser.gateway.answer()
+        assert isinstance(ended[0], Conflict)
     assert node.queue() == [("one", False), ("three", True)]
     assert node.turn() == [(1, 1)]
     assert third_node.turn() == []
