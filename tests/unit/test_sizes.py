@@ -18,8 +18,8 @@ MODULES = sorted(Path(pexservice.__file__).parent.rglob("*.py"))
 TOPICS = [path for path in MODULES if path.name != "__init__.py"]
 
 #: A change that needs more raises the number, and its commit message says why.
-MAX_CODE_LINES = 14_535
-MAX_LINES = 25_500
+MAX_CODE_LINES = 14_469
+MAX_LINES = 25_400
 MAX_MODULES = 133
 
 _NO_CODE = {
