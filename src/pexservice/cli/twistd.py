@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
@@ -22,7 +22,6 @@ import pexservice.process.pyopenssl_guard  # noqa: F401 before Twisted
 
 import attrs
 from twisted.application.service import IService
-from twisted.python import usage
 
 from pexservice.cli.log import LOG
 from pexservice.cli.output import VerbFailed, discard_output
@@ -63,15 +62,14 @@ _OTHER_NAMES = dict.fromkeys(
 RESTART_ONLY = ("listen", "store", "log_format")
 
 
-class CommonOptions(usage.Options):
+class CommonOptions:
     """
     The options of a command, which classes of L{pexservice.settings.options} declare.
-
-    twistd needs a subclass of C{usage.Options}.  L{OptionsParser} parses the options.
 
     @cvar process: the name of this process in the log.
     @cvar longdesc: the description in C{--help}.
     @cvar tables: the classes that declare the options.
+    @ivar parent: the options of twistd, which sets this attribute.
     @ivar on_command_line: the values on the command line, by their attributes.
     @ivar given: the values on the command line and in the configuration file; set by
         L{read_settings}.
@@ -83,7 +81,7 @@ class CommonOptions(usage.Options):
     tables: ClassVar[tuple[type[attrs.AttrsInstance], ...]]
 
     def __init__(self) -> None:
-        super().__init__()
+        self.parent: MutableMapping[str, Any] | None = None
         self.on_command_line: dict[str, Any] = {}
         self.given: dict[str, Any] = {}
 
@@ -96,15 +94,14 @@ class CommonOptions(usage.Options):
         """
         Return whether this process stays in the foreground: twistd does not fork.
         """
-        parent: Mapping[str, object] = self.parent or {}
-        return bool(parent.get("nodaemon", True))
+        return bool((self.parent or {}).get("nodaemon", True))
 
-    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+    def parseOptions(self, arguments: Sequence[str]) -> None:
         """
         Parse the command line for twistd.  If it is wrong, print one line and end.
         """
         try:
-            settings = self.parse(options)
+            settings = self.parse(arguments)
         except ValueError as error:
             reason = f"{error}; see twistd {self.command} --help"
             self.end_start(reason, Status.MISCONFIGURED)
@@ -113,11 +110,10 @@ class CommonOptions(usage.Options):
             make_lines = partial(LogLines, self.process, as_json, piped=piped)
             LOG.choose(self.parent, make_lines, self.end_start)
 
-    def parse(self, arguments: Sequence[str] | None) -> Settings:
+    def parse(self, arguments: Sequence[str]) -> Settings:
         """
         Parse the command line, and return the settings.
 
-        @param arguments: the words after the command, or C{None}: those of this process.
         @raise ValueError: see L{read_settings}.
         """
         parser = OptionsParser(self.longdesc, self.declared())
@@ -207,7 +203,7 @@ class ServiceOptions(CommonOptions):
     longdesc = "A durable cursor over the Fibonacci sequence, over HTTP."
     tables = (Source, *FILE_TABLES)
 
-    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+    def parseOptions(self, arguments: Sequence[str]) -> None:
         """
         Parse the command line, and check whether the start can succeed.
 
@@ -215,7 +211,7 @@ class ServiceOptions(CommonOptions):
         """
         if self.parent is not None:
             START_SIGNALS.install()
-        super().parseOptions(options)
+        super().parseOptions(arguments)
         if self.parent is not None:
             self._check_start(self.parent)
 
