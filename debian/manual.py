@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pexservice.cli.parser import help_of
+from pexservice.cli.help import help_of
 from pexservice.cli.pexctl import PARSER
 from pexservice.cli.twistd import ServiceOptions
 

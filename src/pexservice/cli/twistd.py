@@ -8,8 +8,9 @@ another service runs in the same directory.
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
@@ -22,10 +23,12 @@ import pexservice.process.pyopenssl_guard  # noqa: F401 before Twisted
 
 import attrs
 from twisted.application.service import IService
+from twisted.python import usage
 
+from pexservice.cli.help import grouped
 from pexservice.cli.log import LOG
 from pexservice.cli.output import VerbFailed, discard_output
-from pexservice.cli.parser import OptionsParser
+from pexservice.core.text import without_password
 from pexservice.process.accepted_losses import LOSSES
 from pexservice.process.children import killed_with_parent, retry_while_busy
 from pexservice.process.exit_status import CannotStart, Misconfigured, Status
@@ -39,7 +42,12 @@ from pexservice.process.sd_notify import Notifier
 from pexservice.process.signals import START_SIGNALS
 from pexservice.process.timing import the_reactor
 from pexservice.settings.config_file import read_config
-from pexservice.settings.option import Option, command_line, did_you_mean, options_of
+from pexservice.settings.option import (
+    Option,
+    command_line,
+    did_you_mean,
+    options_of,
+)
 from pexservice.settings.options import Settings, Source, Supervision, WorkerSettings
 from pexservice.stores.errors import StoreBusy, StoreError
 from pexservice.stores.registry import store_factory
@@ -62,15 +70,35 @@ _OTHER_NAMES = dict.fromkeys(
 RESTART_ONLY = ("listen", "store", "log_format")
 
 
-class CommonOptions:
+def _option_method(option: Option) -> Callable[..., None]:
+    """
+    Return the method that Twisted calls when C{option} is on the command line.
+    """
+
+    def set_value(self: CommonOptions, text: str) -> None:
+        try:
+            value = option.parse(text)
+        except ValueError as error:
+            message = without_password(f"--{option.name} {text}: {error}")
+            raise usage.UsageError(message) from error
+        if option.repeatable:
+            value = (*self.on_command_line.get(option.name, ()), value)
+        self.on_command_line[option.name] = value
+
+    def set_flag(self: CommonOptions) -> None:
+        self.on_command_line[option.name] = True
+
+    return set_flag if option.is_flag else set_value
+
+
+class CommonOptions(usage.Options):
     """
     The options of a command, which classes of L{pexservice.settings.options} declare.
 
     @cvar process: the name of this process in the log.
     @cvar longdesc: the description in C{--help}.
     @cvar tables: the classes that declare the options.
-    @ivar parent: the options of twistd, which sets this attribute.
-    @ivar on_command_line: the values on the command line, by their attributes.
+    @ivar on_command_line: the values on the command line, by the names of their options.
     @ivar given: the values on the command line and in the configuration file; set by
         L{read_settings}.
     """
@@ -80,60 +108,61 @@ class CommonOptions:
     longdesc: ClassVar[str]
     tables: ClassVar[tuple[type[attrs.AttrsInstance], ...]]
 
-    def __init__(self) -> None:
-        self.parent: MutableMapping[str, Any] | None = None
-        self.on_command_line: dict[str, Any] = {}
-        self.given: dict[str, Any] = {}
+    def __init_subclass__(cls) -> None:
+        """
+        Add a method for each option: Twisted finds the options by these methods.
+        """
+        for option in cls.declared():
+            setattr(cls, f"opt_{option.name.replace('-', '_')}", _option_method(option))
 
     @classmethod
     def declared(cls) -> list[Option]:
         return list(options_of(*cls.tables))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_command_line: dict[str, Any] = {}
+        self.given: dict[str, Any] = {}
 
     @property
     def foreground(self) -> bool:
         """
         Return whether this process stays in the foreground: twistd does not fork.
         """
-        return bool((self.parent or {}).get("nodaemon", True))
+        parent: Mapping[str, object] = self.parent or {}
+        return bool(parent.get("nodaemon", True))
 
-    def parseOptions(self, arguments: Sequence[str]) -> None:
+    def opt_version(self) -> NoReturn:
+        """Display the version and exit."""
+        from importlib.metadata import version  # noqa: PLC0415 a megabyte
+
+        sys.stdout.write(f"pexservice {version('pexservice')}\n")
+        sys.exit(0)
+
+    def opt_help(self) -> NoReturn:
+        """Display this help and exit."""
+        try:
+            sys.stdout.write(f"{self}\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The program that reads the help, such as head, has ended.
+            discard_output(sys.stdout)
+        sys.exit(0)
+
+    def getUsage(self, width: int | None = None) -> str:
+        return grouped(self.longdesc, self.declared())
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
-        Parse the command line for twistd.  If it is wrong, print one line and end.
+        Parse the command line.  If it is wrong, print one line and end the process.
+
+        Twisted would print its whole help before this line.
         """
         try:
-            settings = self.parse(arguments)
-        except ValueError as error:
-            reason = f"{error}; see twistd {self.command} --help"
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            reason = f"{self.clearer(str(error))}; see twistd {self.command} --help"
             self.end_start(reason, Status.MISCONFIGURED)
-        if self.parent is not None:
-            as_json, piped = settings.log_format == "json", "supervisor" in self.given
-            make_lines = partial(LogLines, self.process, as_json, piped=piped)
-            LOG.choose(self.parent, make_lines, self.end_start)
-
-    def parse(self, arguments: Sequence[str]) -> Settings:
-        """
-        Parse the command line, and return the settings.
-
-        @raise ValueError: see L{read_settings}.
-        """
-        parser = OptionsParser(self.longdesc, self.declared())
-        parsed, unknown = parser.parse_known_args(arguments)
-        for name, _, _ in (word.partition("=") for word in unknown):
-            if not name.startswith("-"):
-                raise ValueError(f"unexpected argument {name}: use options only")
-            names = [option.name for option in self.declared()]
-            word = name.lstrip("-")
-            hint = _OTHER_NAMES.get(word) or did_you_mean(word, names, "--{}")
-            raise ValueError(f"there is no option {name}{hint}")
-        self.on_command_line = vars(parsed)
-        if "help" in parsed:
-            usage = f"Usage: twistd [options] {self.command} [options]"
-            _print_and_exit(f"{usage}\n\n{parser.format_help()}")
-        if "version" in parsed:
-            from importlib.metadata import version  # noqa: PLC0415 a megabyte
-
-            _print_and_exit(f"pexservice {version('pexservice')}")
-        return self.read_settings()
 
     def end_start(self, reason: str, status: Status) -> NoReturn:
         """
@@ -145,6 +174,32 @@ class CommonOptions:
         Notifier.to_service_manager().notify(f"STATUS={reason}")
         # If a daemon cannot start, twistd's exit status is the same for all errors.
         raise SystemExit(status if self.foreground else Status.CANNOT_START)
+
+    def clearer(self, message: str) -> str:
+        """
+        Return a clearer message than Twisted's C{message}, or C{message} itself.
+        """
+        match = re.fullmatch(
+            r"option (--?)(\S+) (not recognized|requires argument)", message
+        )
+        if match is None:
+            return message
+        dashes, name, mistake = match.groups()
+        values = {option.name: option.metavar for option in self.declared()}
+        if mistake == "requires argument":
+            return f"--{name} requires a value: --{name} {values.get(name, 'VALUE')}"
+        hint = _OTHER_NAMES.get(name) or did_you_mean(name, list(values), "--{}")
+        return f"there is no option {dashes}{name}{hint}"
+
+    def postOptions(self) -> None:
+        try:
+            settings = self.read_settings()
+        except ValueError as error:
+            raise usage.UsageError(str(error)) from error
+        if self.parent is not None:
+            as_json, piped = settings.log_format == "json", "supervisor" in self.given
+            make_lines = partial(LogLines, self.process, as_json, piped=piped)
+            LOG.choose(self.parent, make_lines, self.end_start)
 
     def read_settings(self) -> Settings:
         """
@@ -160,28 +215,25 @@ class CommonOptions:
         self.given = {**in_file, **self.on_command_line}
         return self.settings()
 
+    def parseArgs(self, *arguments: str) -> None:
+        if arguments:
+            raise usage.UsageError(f"unexpected argument {arguments[0]}: use options only")
+
     def values_of(self, table: type[T], **others: object) -> T:
         """
         Return an instance of C{table} with the values in L{given}.
 
         @param others: the attributes that are no options.
         """
-        attributes = attrs.fields_dict(table)
-        values = {name: self.given[name] for name in self.given if name in attributes}
+        values = {
+            option.attribute: self.given[option.name]
+            for option in options_of(table)
+            if option.name in self.given
+        }
         return table(**values, **others)
 
     def settings(self) -> Settings:
         return self.values_of(Settings, foreground=self.foreground)
-
-
-def _print_and_exit(text: str) -> NoReturn:
-    try:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The program that reads the text, such as head, has ended.
-        discard_output(sys.stdout)
-    sys.exit(0)
 
 
 class WorkerOptions(CommonOptions):
@@ -203,7 +255,7 @@ class ServiceOptions(CommonOptions):
     longdesc = "A durable cursor over the Fibonacci sequence, over HTTP."
     tables = (Source, *FILE_TABLES)
 
-    def parseOptions(self, arguments: Sequence[str]) -> None:
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
         Parse the command line, and check whether the start can succeed.
 
@@ -211,7 +263,7 @@ class ServiceOptions(CommonOptions):
         """
         if self.parent is not None:
             START_SIGNALS.install()
-        super().parseOptions(arguments)
+        super().parseOptions(options)
         if self.parent is not None:
             self._check_start(self.parent)
 
@@ -283,9 +335,10 @@ def service_options(arguments: list[str]) -> ServiceOptions:
     """
     options = ServiceOptions()
     try:
-        options.parse(arguments)
-    except ValueError as error:
-        raise VerbFailed(str(error), "misconfigured") from error
+        # If an option is wrong, ServiceOptions.parseOptions would end the process.
+        usage.Options.parseOptions(options, arguments)
+    except usage.UsageError as error:
+        raise VerbFailed(options.clearer(str(error)), "misconfigured") from error
     return options
 
 

@@ -11,6 +11,7 @@ import os
 import textwrap
 from argparse import (
     ArgumentParser,
+    ArgumentTypeError,
     Namespace,
     RawDescriptionHelpFormatter,
 )
@@ -19,8 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pexservice.cli.output import WRONG_ARGUMENTS, Result, VerbFailed
-from pexservice.cli.parser import argument_type
 from pexservice.core.base_url import BASE_URL_FORMS, DEFAULT_BASE_URL, BaseURL
+from pexservice.core.text import without_password
 from pexservice.settings.option import seconds
 
 _HELP_WIDTH = 80
@@ -68,9 +69,17 @@ def argument(
         says what is wrong.
     @param options: further arguments for C{add_argument} of C{argparse}.
     """
+
+    def parse_argument(text: str) -> object:
+        try:
+            return parse(text)
+        except ValueError as error:
+            message = without_password(f"{text}: {error}")
+            raise ArgumentTypeError(message) from error
+
     help_text = f"{help_text} [default: {default}]" if default else help_text
     options = {"metavar": metavar, "help": help_text, "default": default, **options}
-    return lambda parser: parser.add_argument(name, type=argument_type(parse), **options)
+    return lambda parser: parser.add_argument(name, type=parse_argument, **options)
 
 
 def _epilogue(examples: Sequence[str], statuses: Iterable[int]) -> str:

@@ -27,7 +27,7 @@ def read_config(path: str, options: Iterable[Option]) -> dict[str, Any]:
     """
     Read the configuration file at C{path}.
 
-    @return: the values that the file has, by their attributes.
+    @return: the values that the file has, by the names of their options.
     @raise ValueError: the file is wrong.  The message is one line that names the file, and
         the key that is wrong.
     """
@@ -50,8 +50,7 @@ def read_config(path: str, options: Iterable[Option]) -> dict[str, Any]:
             hint = did_you_mean(key.replace("_", "-"), list(known))
             raise ValueError(f"the configuration file {path}: there is no {key}{hint}")
         try:
-            option, directory = known[key], Path(path).absolute().parent
-            values[option.attribute] = _value(option, value, directory)
+            values[key] = _value(known[key], value, Path(path).absolute().parent)
         except ValueError as error:
             raise ValueError(f"the configuration file {path}: {key}: {error}") from None
     return values
@@ -62,7 +61,7 @@ def _value(option: Option, value: object, directory: Path) -> Any:
         return _single_value(option, value, directory)
     if not isinstance(value, list):
         raise ValueError("must be a list")  # noqa: TRY004 one kind of error for all
-    return [_single_value(option, element, directory) for element in value]
+    return tuple(_single_value(option, element, directory) for element in value)
 
 
 def _single_value(option: Option, value: object, directory: Path) -> Any:

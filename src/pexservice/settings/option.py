@@ -69,9 +69,7 @@ class Option:
         """
         Declare an attribute of a settings class as this option.
         """
-        converter = tuple if self.repeatable else None
-        metadata = {_METADATA_KEY: self}
-        return attrs.field(default=default, converter=converter, metadata=metadata)
+        return attrs.field(default=default, metadata={_METADATA_KEY: self})
 
     @property
     def name(self) -> str:
