@@ -10,7 +10,6 @@ from argparse import Action, ArgumentParser, _AppendAction, _SubParsersAction
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pexservice.cli.parser import OptionsParser
 from pexservice.cli.pexctl import PARSER
 from pexservice.cli.twistd import ServiceOptions
 from pexservice.cli.verb import VERBS
@@ -25,7 +24,20 @@ SERVICE_ZSH = _PLACE / "zsh" / "_pexservice"
 _FILES = {"FILE", "PEM"}
 _DIRECTORIES = {"STORE", "TO", "DIRECTORY", "BACKUP"}
 
-_SERVICE = OptionsParser("", ServiceOptions.declared())
+
+def _service() -> ArgumentParser:
+    """
+    Return a parser with the options that Twisted parses for C{pexservice}.
+    """
+    parser = ArgumentParser()
+    parser.add_argument("--version", action="store_true")
+    for option in ServiceOptions.declared():
+        if option.is_flag:
+            parser.add_argument(f"--{option.name}", action="store_true")
+        else:
+            action = "append" if option.repeatable else "store"
+            parser.add_argument(f"--{option.name}", action=action, metavar=option.metavar)
+    return parser
 
 
 def _options(parser: ArgumentParser) -> list[Action]:
@@ -91,7 +103,7 @@ def bash() -> Iterator[str]:
 
 
 def service_bash() -> Iterator[str]:
-    options = _options(_SERVICE)
+    options = _options(_service())
     words = f'            words="{" ".join(map(_name, options))}"'
     return _bash("pexservice", options, [words])
 
@@ -148,7 +160,7 @@ def service_zsh() -> Iterator[str]:
     yield "# Completion of pexservice for zsh, by python -m tests.support.completions."
     yield "_arguments \\"
     # The help is left out, because each option has several sentences.
-    options = _options(_SERVICE)
+    options = _options(_service())
     yield " \\\n".join(f"    {_zsh(option, with_help=False)}" for option in options)
 
 

@@ -44,17 +44,11 @@ def test_bash_completes_verbs_then_options_then_paths(tmp_path: Path) -> None:
     assert complete(tmp_path, "pexctl", "ne") == ["next"]
     assert complete(tmp_path, "pexctl", "next", "--k") == ["--key"]
     assert complete(tmp_path, "pexctl", "verify", "st") == ["store"]
-    files = complete(tmp_path, "pexctl", "next", "--ca-file", "st")
-    assert sorted(files) == ["store", "store.pem"]
+    for words in (["pexctl", "next", "--ca-file"], ["pexservice", "--config"]):
+        assert sorted(complete(tmp_path, *words, "st")) == ["store", "store.pem"]
     assert complete(tmp_path, "pexctl", "next", "--key", "") == [""]
     assert complete(tmp_path, "pexctl", "load", "--")[:2] == ["--help", "--json"]
-
-
-def test_bash_completes_the_options_of_pexservice_and_their_files(tmp_path: Path) -> None:
-    (tmp_path / "pexservice.toml").touch()
     assert complete(tmp_path, "pexservice", "--trus") == ["--trusted-proxy"]
-    assert complete(tmp_path, "pexservice", "--config", "p") == ["pexservice.toml"]
-    assert complete(tmp_path, "pexservice", "--journal", "") == [""]
 
 
 @pytest.mark.needs("zsh")

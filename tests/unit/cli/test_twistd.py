@@ -42,7 +42,7 @@ OTHERS = {
     "trusted_proxy": ("--trusted-proxy", "::1", "--trusted-proxy", "10.0.0.1"),
     "allowed_host": ("--allowed-host", "pex.example.org", "--allowed-host", "*"),
     "post_only": ("--post-only",),
-    "access_log": ("--access-log", "access.log"),
+    "access_log": ("--access-log", "-x"),
     "log_format": ("--log-format", "json"),
 }
 
@@ -91,7 +91,8 @@ def test_options_that_a_supervisor_passes_are_for_workers_only() -> None:
     ("words", "wrong"),
     [
         (["--rate-limt", "1"], "no option --rate-limt (did you mean --rate-limit?)"),
-        (["--rate-limit"], "--rate-limit expected one argument;"),
+        (["--rate-limit"], "--rate-limit requires a value: --rate-limit N"),
+        (["--no-create=http://u:secret@h"], "option --no-create must not have an argument"),
         (["--zzz"], "there is no option --zzz;"),
         (["-p", "8082"], "option -p (did you mean --listen tcp:PORT:interface=ADDRESS?)"),
         (["--port", "8082"], "--port (did you mean --listen tcp:PORT:interface=ADDRESS?)"),
