@@ -157,7 +157,7 @@ class Cluster:
         """
         Start a node with C{clients} clients.
         """
-        line = Line(self.etcd, self.clock, chance=self.chance, far=far)
+        line = Line(etcd=self.etcd, clock=self.clock, chance=self.chance, far=far)
         store = EtcdStore(line, "p/")
         committer = OptimisticCommitter(
             store, self.clock, on_fatal_failure=self.failures.append
