@@ -111,8 +111,12 @@ class SupervisedWorker(ProcessProtocol):
     """
     A worker: a name, and one process after another.
 
-    These attributes describe the newest process, which may have ended:
+    C{setup}, C{retired} and C{backoff_seconds} belong to the worker.  The other attributes
+    describe the newest process, which may have ended.
 
+    @ivar setup: how the processes are started and watched.
+    @ivar retired: whether the worker was asked to end, so that no other process follows.
+    @ivar backoff_seconds: the next delay before a start.
     @ivar running: whether the process runs.
     @ivar pid: the process id; 0 before the first process, or if the process could not be
         started.
@@ -124,12 +128,6 @@ class SupervisedWorker(ProcessProtocol):
         is empty.
     @ivar exit_status: how the process ended: its exit status or, as in C{subprocess}, the
         negative number of the signal that ended it.
-
-    These attributes describe the worker:
-
-    @ivar setup: how its processes are started and watched.
-    @ivar retired: whether the worker was asked to end, so that no other process follows.
-    @ivar backoff_seconds: the next delay before a start.
     """
 
     _log = Logger()
