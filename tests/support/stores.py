@@ -9,10 +9,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import lmdb
-import pytest
 
 from pexservice.core.cursor import Cursor, Transition
 from pexservice.stores.interface import Batch
@@ -23,6 +22,10 @@ from pexservice.stores.lmdb.directory import Directory
 from pexservice.stores.lmdb.store import LmdbStore
 from pexservice.stores.remembered_keys import pack_use
 from tests.support.fakes import inline, now
+
+if TYPE_CHECKING:
+    # Not on the machine where the package is installed.
+    import pytest
 
 T = TypeVar("T")
 

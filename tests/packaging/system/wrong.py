@@ -43,9 +43,8 @@ STORE = Path("/var/lib/pexservice/data.mdb")
 #: Mistakes in the files of the configuration, and a part of the status line for each one.
 MISTAKES: tuple[tuple[Callable[[], object], str], ...] = (
     (
-        # The unit may not bind privileged ports.
-        lambda: DEFAULTS.write_text('PEXSERVICE_OPTIONS="--listen tcp:80"\n'),
-        "cannot listen on tcp:80: Permission denied",
+        lambda: DEFAULTS.write_text('PEXSERVICE_OPTIONS="--rate-limt 100"\n'),
+        "there is no option --rate-limt (did you mean --rate-limit?)",
     ),
     (
         partial(append_to_config, "jurnal = 5\n"),
