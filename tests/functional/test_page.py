@@ -49,7 +49,7 @@ def context(browser: Browser, lone_worker: Daemon) -> BrowserContext:
     """
     Provide a browser context with a page that stays open, and with it the process.
 
-    A page in a context of its own takes three times as much processor time.
+    A page in its own context takes three times as much processor time.
     """
     context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
     context.new_page().goto(f"http://127.0.0.1:{lone_worker.port}/livez")

@@ -24,7 +24,7 @@ from pexservice.stores.remembered_keys import pack_use
 from tests.support.fakes import inline, now
 
 if TYPE_CHECKING:
-    # Not on the machine where the package is installed.
+    # The machine on which the package is tested has no pytest.
     import pytest
 
 T = TypeVar("T")
