@@ -1,15 +1,37 @@
 """
-Text from another program, made safe to print.
+Text from outside: from a small file, and from another program, made safe to print.
 """
 
 from __future__ import annotations
 
+import errno
 import re
+from pathlib import Path
+
+#: The size of the largest file that an option may name.
+MAX_FILE_BYTES = 1 << 20
 
 MAX_CHARACTERS = 300
 
 #: How much of unexpected content a message quotes.
 MAX_QUOTED_CHARACTERS = 60
+
+
+def read_small_file(path: str) -> bytes:
+    """
+    Return the content of a small file.
+
+    @raise OSError: C{path} cannot be read, is no regular file, or is too large.
+    """
+    file = Path(path)
+    # Opening a FIFO would block for ever, and a device may have no end.
+    if file.exists() and not file.is_file():
+        raise OSError(errno.EINVAL, "not a regular file")
+    with file.open("rb") as opened:
+        content = opened.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, f"larger than {MAX_FILE_BYTES >> 20} MiB")
+    return content
 
 
 def printable(text: str, max_characters: int = MAX_CHARACTERS) -> str:

@@ -7,12 +7,12 @@ a list.  A relative path begins at the directory of the file.
 
 from __future__ import annotations
 
-import stat
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pexservice.core.text import read_small_file
 from pexservice.settings.option import Option, did_you_mean
 
 _TYPE_NAMES = {
@@ -33,11 +33,7 @@ def read_config(path: str, options: Iterable[Option]) -> dict[str, Any]:
     """
     known = {option.name: option for option in options}
     try:
-        # To open a FIFO would block a running supervisor.
-        if stat.S_ISFIFO(Path(path).stat().st_mode):
-            raise ValueError(f"the configuration file {path} is a FIFO, not a file")
-        with Path(path).open("rb") as file:
-            table = tomllib.load(file)
+        table = tomllib.loads(read_small_file(path).decode())
     except OSError as error:
         raise ValueError(f"the configuration file {path}: {error.strerror}") from error
     except UnicodeDecodeError:

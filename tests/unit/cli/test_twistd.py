@@ -218,13 +218,15 @@ def test_reload_refuses_the_same_mistakes_as_a_start(
 
 
 def test_configuration_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    missing, binary, fifo = (tmp_path / name for name in ("missing", "binary", "fifo"))
+    missing, binary, fifo, huge = (tmp_path / name for name in ("m", "b", "fifo", "h"))
+    huge.write_bytes(bytes((1 << 20) + 1))
     binary.write_bytes(b"\xff")
     os.mkfifo(fifo)
     assert f"{missing}: No such file or directory" in refused("--config", str(missing))
     wrong = f"the configuration file {binary} is not UTF-8"
     assert wrong in refused("--config", str(binary))
-    assert "fifo is a FIFO" in refused("--config", str(fifo))
+    assert "fifo: not a regular file" in refused("--config", str(fifo))
+    assert "larger than 1 MiB" in refused("--config", str(huge))
 
 
 def test_systemd_receives_the_mistake(
