@@ -148,7 +148,7 @@ def make_endpoint(server: BaseURL, reactor: Any, ca_file: str | None) -> ServerE
     Return the endpoint of C{server}.
 
     @param ca_file: a PEM file of authorities to trust instead of the system's.
-    @raise BadAddress: the file cannot be used, or TLS is not installed.
+    @raise BadAddress: the file or the host name cannot be used, or TLS is not installed.
     """
     if server.socket is not None:
         timeout = CONNECT_TIMEOUT_SECONDS
@@ -170,7 +170,10 @@ def make_endpoint(server: BaseURL, reactor: Any, ca_file: str | None) -> ServerE
             " pip install 'twisted[tls]'"
         ) from error
     trust = ssl.platformTrust() if ca_file is None else _authorities(ssl, ca_file)
-    options = ssl.optionsForClientTLS(server.host, trust)
+    try:
+        options = ssl.optionsForClientTLS(server.host, trust)
+    except ValueError as error:
+        raise BadAddress(f"{server}: {error}") from error
     return ServerEndpoint(wrapClientTLS(options, endpoint))
 
 

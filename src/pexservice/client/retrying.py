@@ -259,6 +259,9 @@ class RetryingClient:
                 f"{url}: {describe(error)}",
                 maybe_performed=not isinstance(error, _NO_CONNECTION),
             ) from error
+        except ValueError as error:
+            # Twisted refuses some host names, such as xn--a.example, before it connects.
+            raise CursorError(f"{url}: {describe(error)}") from error
 
     def _failure_of(self, response: ReceivedResponse) -> _AttemptFailed:
         """

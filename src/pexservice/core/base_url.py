@@ -4,6 +4,8 @@ Base URLs, which say where a service is reached over TCP, TLS or a Unix socket.
 
 from __future__ import annotations
 
+import os
+import re
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
@@ -17,6 +19,14 @@ BASE_URL_FORMS = (
 
 #: The URL of a service that has the default options.
 DEFAULT_BASE_URL = "http://127.0.0.1:8081"
+
+#: A host name as Twisted accepts it, or an IPv4 address.  Of the names with two hyphens as
+#: third and fourth character, only encoded international names are valid.
+_LABEL = r"(?!-|(?!xn)..--)[a-z0-9-]{1,63}(?<!-)"
+_HOST_NAME = re.compile(rf"(?=.{{1,253}}\.?$){_LABEL}(\.{_LABEL})*\.?")
+
+#: The limit of Linux for the path of a Unix socket.
+_MAX_SOCKET_BYTES = 107
 
 
 @frozen
@@ -62,10 +72,19 @@ class BaseURL:
             socket = (unquote(parts.netloc) + parts.path).rstrip("/")
             if not socket or "@" in parts.netloc:
                 raise invalid
+            if len(os.fsencode(socket)) > _MAX_SOCKET_BYTES:
+                raise ValueError(
+                    f"the path of a Unix socket must have at most {_MAX_SOCKET_BYTES} bytes"
+                )
             return cls(text, "http://localhost", socket=socket)
         if parts.scheme not in ("http", "https") or not host or port == 0:
             raise invalid
         if parts.username is not None or " " in text:
             raise invalid
+        # A colon occurs only in an IPv6 address, which urlsplit has checked.
+        if ":" not in host and not _HOST_NAME.fullmatch(host):
+            raise ValueError(
+                f"{host!r} is not a host name; use letters, digits, hyphens and dots"
+            )
         default_port = 443 if parts.scheme == "https" else 80
         return cls(text, text.rstrip("/"), host, port or default_port)

@@ -4,6 +4,7 @@ Base URLs, tokens and keys, and the limit for the head of a response.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from pexservice.core.base_url import BaseURL
     [
         ("https://a.example/f/", "https://a.example/f", ("a.example", 443)),
         ("http://[::1]:8081", "http://[::1]:8081", ("::1", 8081)),
-        ("http://a_b", "http://a_b", ("a_b", 80)),
+        ("http://xn--4ca.A.", "http://xn--4ca.A.", ("xn--4ca.a.", 80)),
         ("http+unix://%2Frun%2Fpex.socket", "http://localhost", "/run/pex.socket"),
         ("http+unix://%2Frun%2Fpex.socket/", "http://localhost", "/run/pex.socket"),
         ("http+unix:///run/pex.socket", "http://localhost", "/run/pex.socket"),
@@ -34,6 +35,9 @@ def test_base_url_is_parsed_into_host_and_port_or_the_path_of_a_unix_socket(
     parsed = BaseURL.parse(text)
     assert (parsed.text, parsed.url) == (text, url)
     assert (parsed.socket or (parsed.host, parsed.port)) == place
+
+
+WRONG_NAMES = ("a_b", "-a", "a-", "*", "x..y", "ab--c", "a" * 64, f"{'a.' * 126}aa")
 
 
 @pytest.mark.parametrize(
@@ -49,6 +53,21 @@ def test_wrong_url_raises_an_error_that_names_it_and_the_known_forms(text: str) 
         Cursor(text)
     assert repr(text.replace("u@", "...@")) in str(caught.value)
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        *((f"http://{name}:1", f"{name!r} is not a host name") for name in WRONG_NAMES),
+        ("https://xn--a", "https://xn--a: "),
+        (f"unix:/{'a' * 107}", "a Unix socket must have at most 107 bytes"),
+    ],
+)
+def test_host_name_or_socket_that_no_connection_can_use_is_refused_at_once(
+    text: str, words: str
+) -> None:
+    with pytest.raises(BadAddress, match=re.escape(words)):
+        Cursor(text)
 
 
 @pytest.mark.parametrize("token", ["", "a b", "a\r\nX: y", "é"])

@@ -277,15 +277,26 @@ def test_retry_after_of_one_server_does_not_delay_the_next(service: FakeService)
     ("name", "maybe_performed"), [("outcome-unknown", True), ("not-taken", False)]
 )
 @pytest.mark.parametrize(
-    "refusal", [problem(401, "unauthorized"), problem(503, "not-taken")]
+    "refusal",
+    [
+        problem(401, "unauthorized"),
+        problem(503, "not-taken"),
+        failing(lambda: ValueError("invalid hostname: b")),
+    ],
 )
-def test_last_refusal_does_not_hide_that_an_earlier_attempt_was_sent(
-    service: FakeService, name: str, refusal: Disturbance, *, maybe_performed: bool
+def test_last_failure_does_not_hide_that_an_earlier_attempt_was_sent(
+    service: FakeService, name: str, refusal: Any, *, maybe_performed: bool
 ) -> None:
     service.disturbances = [problem(503, name)]
-    service.always = refusal
+    routed = Routed(service.agent)
+    if isinstance(refusal, Disturbance):
+        service.always = refusal
+    else:
+        routed.down["b"] = refusal
+    client = cursor(service, "http://a", "http://b", agent=routed, deadline=2)
     with pytest.raises(CursorError) as caught:
-        service.after(cursor(service, deadline=2).next())
+        service.after(client.next())
+    assert caught.value.key == service.keys[0]
     assert caught.value.maybe_performed == maybe_performed
 
 
