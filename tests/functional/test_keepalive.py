@@ -83,7 +83,7 @@ def test_clients_only_wait_when_workers_die_or_hang(tmp_path: Path) -> None:
         assert daemon.step() == before + 2
         wait_until_gone(hanging)
         assert daemon.step() == before + 3
-        daemon.wait_for_log(rf"no heartbeat from {name} for [0-9.]+ s; replacing it")
+        daemon.wait_for_log(rf"no heartbeat from {name} for [0-9.]+ s; killing it")
         daemon.wait_for_log(f"{name} ended by SIGKILL")
         daemon.until_logged("serves", 3)
         name, pid = daemon.active_worker()

@@ -45,8 +45,9 @@ class Reporter:
     # Writes the report into the memory that the workers read.
     _write_report: Callable[[SupervisorReport], object]
     _has_started: bool = field(init=False, default=False)
-    _status_line: str = field(init=False, default="")
-    _status_suffix: str = field(init=False, default="")
+    # What C{systemctl status} shows: the last status text, and a remark on the last reload.
+    _status: str = field(init=False, default="")
+    _remark: str = field(init=False, default="")
     # When the last active worker ended.  C{None} while a worker is active, and before the
     # first one is active.
     _active_ended_at: float | None = field(init=False, default=None)
@@ -57,13 +58,19 @@ class Reporter:
     def forward(self, line: str) -> None:
         """
         Send a worker's C{line} to systemd.
-
-        If changed options require a restart, the end of a status text names them.
         """
-        if line.startswith("STATUS="):
-            self._status_line = line
-            line += self._status_suffix
         self._notifier.notify(line)
+
+    def show_status(self, text: str) -> None:
+        """
+        Show C{text} in C{systemctl status}, with the remark on the last reload.
+        """
+        self._status = text
+        self._notifier.notify(self._status_line)
+
+    @property
+    def _status_line(self) -> str:
+        return f"STATUS={'; '.join(filter(None, (self._status, self._remark)))}"
 
     def notify_started(self) -> None:
         """
@@ -114,7 +121,7 @@ class Reporter:
         """
         self._report.problem = reason
         self._publish()
-        self._notifier.notify(f"STATUS={reason}")
+        self.show_status(reason)
 
     def on_active_ending(self, name: str, at: float) -> None:
         """
@@ -133,9 +140,10 @@ class Reporter:
         report = self._report
         if worker.exit_status in _SUSPICIOUS_STATUSES:
             report.suspicious_ends += 1
-        if worker.was_active and not worker.retired:
+        reason = _end_reason(worker)
+        if worker.was_active and reason != supervisor_report.REPLACED:
             report.failovers += 1
-        report.ended_by_reason[_end_reason(worker)] += 1
+        report.ended_by_reason[reason] += 1
         self._publish()
 
     def reload_began(self) -> None:
@@ -159,23 +167,19 @@ class Reporter:
         report.restart_pending = setup.restart_pending
         report.wanted_standby_count = setup.standby_count
         report.has_tls = setup.settings.tls is not None
-        self._status_suffix = f"; {setup.note}" if setup.note else ""
+        self._remark = setup.note if problem is None else f"reload failed: {problem}"
         self._publish()
         # For systemd, READY ends the reload, and says that the service has started.  If it
         # has not started yet, L{notify_started} sends READY later.
-        lines = [READY] if self._has_started else []
-        if problem is not None:
-            lines.append(f"STATUS=reload failed: {problem}")
-        elif self._status_line:
-            lines.append(self._status_line + self._status_suffix)
-        self._notifier.notify(*lines)
+        ready = [READY] if self._has_started else []
+        self._notifier.notify(*ready, self._status_line)
 
 
 def _end_reason(worker: SupervisedWorker) -> str:
-    if worker.retired:
-        return supervisor_report.REPLACED
     if worker.state is WorkerState.SILENT:
         return supervisor_report.SILENT
+    if worker.retired:
+        return supervisor_report.REPLACED
     if worker.exit_status < 0:
         return supervisor_report.KILLED
     return _REASON_BY_STATUS.get(worker.exit_status, supervisor_report.FAILED)

@@ -302,7 +302,7 @@ class SupervisedWorker(ProcessProtocol):
         if now > self._deadline and self.state is not WorkerState.SILENT:
             self.state = WorkerState.SILENT
             self._log.error(
-                "no heartbeat from {name} for {silence:.1f} s; replacing it",
+                "no heartbeat from {name} for {silence:.1f} s; killing it",
                 name=self.name,
                 silence=now - self._last_heard,
             )

@@ -237,7 +237,7 @@ class WorkerPool:
         """
         active = self._active
         if not active or worker in active:
-            self.reporter.forward(f"STATUS={worker.status_text}")
+            self.reporter.show_status(worker.status_text)
 
     def on_end(self, worker: SupervisedWorker) -> None:
         """
@@ -328,7 +328,9 @@ class WorkerPool:
             # The service stops.
             raise
         except (CannotStart, StoreError) as error:
-            problem = f"{error}; the old workers keep running"
+            old_are_up = any(worker.is_up for worker in self._kept)
+            rest = "the old workers keep running" if old_are_up else "no worker is up"
+            problem = f"{error}; {rest}"
             self._log.error("reload failed: {problem}", problem=problem)
         except Exception as error:  # noqa: BLE001 a bug, which is logged
             problem = f"{type(error).__name__}: {error}"

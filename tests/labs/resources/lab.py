@@ -398,7 +398,7 @@ def hung_disk(path: Path) -> int:
             until_acknowledged(clients)
             name, pid = daemon.active_worker()
             with slow_flushes(pid, 10 * TIMEOUT_SECONDS):
-                daemon.wait_for_log(f"no heartbeat from {name} for .* s; replacing it")
+                daemon.wait_for_log(f"no heartbeat from {name} for .* s; killing it")
                 daemon.wait_for_log(rf"{name} \w+: Fatal Python error: Aborted")
                 # strace keeps the process until it detaches.
             daemon.until_logged("serves", 2)

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 
 from pexservice.process.exit_status import Status
-from pexservice.process.sd_notify import NOT_READY, READY, STANDBY
+from pexservice.process.sd_notify import ALIVE, NOT_READY, READY, STANDBY
 from pexservice.process.supervisor_report import Reload
 from pexservice.supervisor.worker_pool import RELOAD_TIMEOUT_SECONDS, WorkerPool
 from tests.support.processes import SpawnedProcess
@@ -159,14 +159,42 @@ def test_reload_fails_with_the_reason_of_the_first_new_worker(
     assert not supervised.pool.is_reloading
     report = supervised.report
     assert (report.reloads, report.reload, report.note) == (1, Reload.FAILED, problem)
-    assert [READY, f"STATUS=reload failed: {problem}"] in supervised.messages
+    status = f"STATUS=serving; reload failed: {problem}"
+    assert [READY, status] in supervised.messages
     if new.alive:
         assert new.signals == [signal.SIGTERM]
         new.end(by=signal.SIGTERM)
+    active.notify("STATUS=serving on")
+    # Later status lines keep the reason.
+    assert supervised.messages[-1] == [f"STATUS=serving on; reload failed: {problem}"]
     supervised.pass_time(10.0)
     assert supervised.processes == [active, standby]
     assert (active.signals, standby.signals) == ([], [])
     assert supervised.service_ends == []
+
+
+def test_reload_during_an_outage_does_not_claim_that_the_old_workers_run(
+    supervised: Supervised,
+) -> None:
+    for process in supervised.processes:
+        process.end(by=signal.SIGKILL)
+    supervised.pool.reload()
+    be_misconfigured(supervised, supervised.processes[-1])
+    assert supervised.report.note == "the token file is missing; no worker is up"
+
+
+def test_active_worker_that_hangs_during_a_reload_is_a_failover(
+    supervised: Supervised,
+) -> None:
+    active, standby = supervised.processes
+    new = reload(supervised)
+    for _ in range(8):
+        supervised.reactor.turns(1)
+        standby.notify(ALIVE)
+        new.notify(ALIVE)
+    new.notify(STANDBY)
+    active.end(by=signal.SIGKILL)
+    assert supervised.report.failovers == supervised.report.ended_by_reason["silent"] == 1
 
 
 def test_new_worker_that_dies_is_tried_again(supervised: Supervised) -> None:
@@ -252,7 +280,7 @@ def test_bug_after_an_old_worker_ended_does_not_claim_that_the_old_workers_run(
         replace_old(supervised)
     (failure,) = [event for event in events if "log_failure" in event]
     assert formatEvent(failure) == "a bug ended the reload"
-    status = "STATUS=reload failed: RuntimeError: a bug"
+    status = "STATUS=serving; reload failed: RuntimeError: a bug"
     assert [READY, status] in supervised.messages
 
 
