@@ -38,8 +38,9 @@ from pexservice.web.parameters import (
 )
 from pexservice.web.preconditions import UNCONDITIONAL, Preconditions
 from pexservice.web.representations import (
+    IF_MATCH_FAILED,
+    IF_NONE_MATCH_FAILED,
     NOT_MODIFIED,
-    PRECONDITION_FAILED,
     REPLAYED,
     STATE,
     ResponseKind,
@@ -97,9 +98,9 @@ def response_kind(
         return STATE
     # Here a precondition is not met.  If it is If-Match, the status is 412.  If it is
     # If-None-Match, it is 304 for GET and HEAD, and 412 for POST (RFC 9110, 13.1.2).
-    if method != b"POST" and preconditions.if_match_holds(state):
-        return NOT_MODIFIED
-    return PRECONDITION_FAILED
+    if not preconditions.if_match_holds(state):
+        return IF_MATCH_FAILED
+    return IF_NONE_MATCH_FAILED if method == b"POST" else NOT_MODIFIED
 
 
 class RequestChecker:

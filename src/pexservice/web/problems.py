@@ -117,10 +117,15 @@ too_slow = ProblemKind(
     "408 request-timeout",
     "request timeout: the complete request must arrive within {} s",
 )
-unmet_precondition = ProblemKind(
+unmet_if_match = ProblemKind(
     "412 precondition-failed",
-    "precondition failed: the cursor is at another revision, see Pex-Revision; nothing was"
-    " moved",
+    "precondition failed: If-Match must list the ETag of this response, without W/; nothing"
+    " was moved",
+)
+unmet_if_none_match = ProblemKind(
+    "412 precondition-failed",
+    "precondition failed: If-None-Match must list other revisions than Pex-Revision, and"
+    " not be *; nothing was moved",
 )
 too_much_content = ProblemKind(
     "413 content-too-large",

@@ -15,7 +15,7 @@ from attrs import frozen
 from pexservice.core.cursor import State
 from pexservice.stores.interface import HistoryEntry
 from pexservice.web.parameters import Preferences
-from pexservice.web.problems import unmet_precondition
+from pexservice.web.problems import ProblemKind, unmet_if_match, unmet_if_none_match
 from pexservice.web.responses import CONTENT_TYPES, ETAG_SUFFIXES, JSON, Header, Response
 
 
@@ -25,10 +25,12 @@ class ResponseKind:
     The kind of a response about a state of the cursor.
 
     @ivar headers: the headers in addition to those about the state.
+    @ivar problem: the problem, if the state does not meet the preconditions of the request.
     """
 
     status: int
     headers: tuple[Header, ...] = ()
+    problem: ProblemKind | None = None
 
     @property
     def has_value(self) -> bool:
@@ -42,8 +44,10 @@ STATE = ResponseKind(HTTPStatus.OK)
 REPLAYED = ResponseKind(HTTPStatus.OK, ((b"Idempotency-Replayed", b"true"),))
 #: The client already has this state.
 NOT_MODIFIED = ResponseKind(HTTPStatus.NOT_MODIFIED)
-#: The state does not meet the preconditions of the request.
-PRECONDITION_FAILED = ResponseKind(HTTPStatus.PRECONDITION_FAILED)
+IF_MATCH_FAILED = ResponseKind(HTTPStatus.PRECONDITION_FAILED, problem=unmet_if_match)
+IF_NONE_MATCH_FAILED = ResponseKind(
+    HTTPStatus.PRECONDITION_FAILED, problem=unmet_if_none_match
+)
 
 
 def state_headers(
@@ -80,8 +84,8 @@ def response_about(
     @param value: the body of a response with the value.
     """
     present = state_headers(preferences.value, revision, position)
-    if kind is PRECONDITION_FAILED:
-        return unmet_precondition(headers=present).response(preferences.problem)
+    if kind.problem is not None:
+        return kind.problem(headers=present).response(preferences.problem)
     if kind is NOT_MODIFIED:
         return Response(kind.status, present)
     content_type = (b"Content-Type", CONTENT_TYPES[preferences.value])

@@ -273,6 +273,7 @@ class TestPreconditions:
         call("POST", "/next")
         answer = call("POST", "/next", If_Match=tags)
         assert (answer.status, answer["Cache-Control"]) == (412, "no-store")
+        assert b"If-Match must list the ETag" in answer.body
         cursor = (answer["Pex-Revision"], answer["Pex-Position"], answer["ETag"])
         assert cursor == ("1", "1", '"1"')
         assert call("GET", "/current")["Pex-Revision"] == "1"
@@ -316,7 +317,10 @@ class TestPreconditions:
         It gets 412, or 304 if its method is GET.
         """
         assert call("POST", "/next", If_None_Match='"9"').body == b"1\n"
-        assert call("POST", "/next", If_None_Match='"1"').status == 412
+        for tags in ('"1"', "*"):
+            answer = call("POST", "/next", If_None_Match=tags)
+            assert answer.status == 412
+            assert b"If-None-Match must list other revisions" in answer.body
         assert call("GET", "/next", If_None_Match='"1"').status == 304
         assert call("GET", "/next", If_Match='"9"', If_None_Match='"1"').status == 412
         assert call("GET", "/current")["Pex-Revision"] == "1"
