@@ -159,7 +159,7 @@ def by_service(chunks: Sequence[bytes]) -> Parsed:
     Return what the service finds in the stream.
     """
     exchange = converse("remote", chunks, patient=False, ends=False)
-    lines = [line.split(b'"')[3] for line in exchange.log_lines]
+    lines = [line.split(b'"')[1] for line in exchange.log_lines]
     heads = [head for head, _ in split(exchange.received)]
     statuses = [head.split(b" ")[1] for head in heads]
     final = [status for status in statuses if status != b"100"]

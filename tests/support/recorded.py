@@ -51,7 +51,9 @@ def summary(exchange: Exchange) -> str:
     Return the line of the record for C{exchange}.
     """
     responses = [_digest_of_response(*parts) for parts in split(exchange.received)]
-    lines = [_LENGTH_IN_LOG.sub(rb"\1 ", line) for line in exchange.log_lines]
+    # Version 1.0.0 quoted the client's address, as the record has it.
+    quoted = [b'"%b" %b' % tuple(line.split(b" ", 1)) for line in exchange.log_lines]
+    lines = [_LENGTH_IN_LOG.sub(rb"\1 ", line) for line in quoted]
     end = "closed" if exchange.closed else "open"
     return " ".join([*responses, f"{end}:{_digest(*lines)}"])
 

@@ -63,12 +63,12 @@ class AccessLog:
         """
         Add the line of a response.
 
-        @param host: the client's address, if it has one.
+        @param host: the client's IP address, if it has one.
         @param request: the request line, escaped; C{b"- - -"} if there was none.
         @param length: how many bytes of body were sent.
         """
         self._lines.append(
-            b'"%b" - - %b "%b" %d %b "%b" "%b"\n'
+            b'%b - - %b "%b" %d %b "%b" "%b"\n'
             % (
                 host.encode() or b"-",
                 self._timestamp,

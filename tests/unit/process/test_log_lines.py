@@ -81,7 +81,7 @@ def test_access_log_line_in_the_journal_has_only_its_level(journal: bool) -> Non
     """
     A facility would stay in the message: journald knows none there.
     """
-    line = '"::1" - - [T] "GET / HTTP/1.1" 200 5 "-" "-"'
+    line = '::1 - - [T] "GET / HTTP/1.1" 200 5 "-" "-"'
     piped = written(event("{line}", line=line, facility=ACCESS), piped=True)
     level, facility, rest = level_of(piped.rstrip("\n"))
     passed = event("{line}", level, line=rest, facility=facility, process="worker-1")

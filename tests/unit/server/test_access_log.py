@@ -68,7 +68,7 @@ def test_line_is_the_same_with_and_without_a_plan(
     """
     server = Server(remembers=remembers, logs=True)
     written_lines = lines(server, *[head + b"\r\n\r\n"] * 3, peer=PEER)
-    assert written_lines == [b'"192.0.2.1" - - [T] ' + line + b"\n"] * 3
+    assert written_lines == [b"192.0.2.1 - - [T] " + line + b"\n"] * 3
 
 
 def test_lines_follow_the_order_of_the_responses() -> None:
@@ -92,10 +92,8 @@ def test_line_names_the_client_behind_a_proxy() -> None:
     server = Server(logs=True)
     forwarded = STEP[:-2] + b"X-Forwarded-For: 192.0.2.7\r\n\r\n"
     written_lines = lines(server, STEP, *[forwarded] * 3, peer=UNIXAddress(None))
-    assert [line.split(b" ")[0] for line in written_lines] == [
-        b'"-"',
-        *[b'"192.0.2.7"'] * 3,
-    ]
+    hosts = [line.partition(b" - - [T] ")[0] for line in written_lines]
+    assert hosts == [b"-", *[b"192.0.2.7"] * 3]
 
 
 @pytest.mark.parametrize(
@@ -209,5 +207,5 @@ def test_line_cut_by_a_full_disk_does_not_spoil_the_next(
         log.flush()
     log.close()
     cut, second = path.read_bytes().splitlines()
-    assert cut == b'"-"'
+    assert cut == b"- -"
     assert b'"second"' in second
