@@ -171,6 +171,22 @@ def test_response_of_another_service_ends_a_read_with_69_and_a_step_with_75() ->
     assert "it is unknown whether the step was made (key k)" in step.err
 
 
+def test_moved_cursor_does_not_hide_that_an_earlier_attempt_may_make_the_step() -> None:
+    moved = "Pex-Revision: 7\r\nPex-Position: 3\r\n"
+    responses = iter([b"", refusal(412, "precondition-failed", moved)])
+
+    def respond(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(next(responses))
+
+    with serving_connections(respond) as port:
+        step = ("next", "--if-revision", "5", "--json", "--url", f"127.0.0.1:{port}")
+        ended = called(*step)
+    printed = (ended.status, ended.json["outcome"], ended.json["revision"])
+    assert printed == (75, "outcome-unknown", 7)
+    assert f"the step was made (key {ended.json['key']})" in ended.err
+
+
 def test_token_comes_from_a_file_or_the_environment_and_is_not_shown(
     tmp_path: Path,
 ) -> None:

@@ -39,7 +39,10 @@ class BadAddress(CursorError, ValueError):
 @define(eq=False)
 class Moved(CursorError):
     """
-    The cursor is not at the revision C{if_revision}, so no step was made.
+    The cursor is not at the revision C{if_revision}, so the last attempt made no step.
+
+    If C{maybe_performed} is true, an earlier attempt may have made the step, or may still
+    make it.
 
     @ivar state: the present state of the cursor.
     """

@@ -269,11 +269,12 @@ def _client_failure(error: CursorError, *, is_repeated: bool) -> VerbFailed:
 
     if isinstance(error, BadAddress):
         return VerbFailed(str(error), exit_status=WRONG_ARGUMENTS)
-    if isinstance(error, Moved):
-        present = {"revision": error.state.revision, "position": error.state.position}
-        return VerbFailed(f"{error}; no step was made", "precondition-failed", present)
     message, outcome = str(error), "unreachable"
-    fields = {} if error.key is None else {"key": error.key}
+    fields: dict[str, object] = {} if error.key is None else {"key": error.key}
+    if isinstance(error, Moved):
+        fields |= {"revision": error.state.revision, "position": error.state.position}
+        if not error.maybe_performed:
+            return VerbFailed(f"{error}; no step was made", "precondition-failed", fields)
     if isinstance(error, Refused):
         outcome, fields["problem"] = "refused", error.name
     if error.maybe_performed and error.key is not None:
