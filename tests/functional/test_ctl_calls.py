@@ -4,6 +4,7 @@ The verbs of C{pexctl} that read or move the cursor, and C{status}, with a real 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from tests.support.daemon import (
     captured,
     deadlines,
 )
+from tests.support.fake_service import state
 from tests.support.pexctl import PEXCTL, Ended, Terminal, called
 from tests.support.tcp_server import serving_connections
 
@@ -364,3 +366,20 @@ def test_load_reports_as_many_steps_as_the_service_has_made(worker: Daemon) -> N
     report = pexctl(worker, "load", "--seconds", "0.2", "--connections", "4", "--json").json
     assert (report["lost"], report["doubled"], report["unknown"]) == (0, 0, 0)
     assert report["answered"] == worker.revision() - before > 0
+
+
+def test_load_whose_service_fails_before_the_comparison_still_prints_its_counts() -> None:
+    revisions = itertools.count()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+
+    def respond(connection: socket.socket) -> None:
+        if b"/history" not in connection.recv(65536):
+            connection.sendall(head + state(next(revisions), 5))
+
+    with serving_connections(respond) as port:
+        options = ("--json", "--seconds", "0.2", "--deadline", "0.5")
+        ended = called("load", *options, "--url", f"127.0.0.1:{port}")
+    assert (ended.status, ended.json["outcome"]) == (1, "failed")
+    assert ended.json["answered"] > 0
+    assert "/history?limit=" in ended.err
+    assert "not compared with the history" in ended.err

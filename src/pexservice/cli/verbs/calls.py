@@ -207,6 +207,7 @@ def load(arguments: Namespace) -> Results:
         with bar:
             return await running.run(cursor, arguments.connections)
 
+    reason, outcome = "", "unreachable"
     try:
         with _service(arguments) as service:
             report = wait(lambda: run(service.cursor))
@@ -217,10 +218,18 @@ def load(arguments: Namespace) -> Results:
         raise _interrupted(
             report.text(), "outcome-unknown", asdict(report), interrupt
         ) from None
-    if report.lost or report.unknown or report.not_made:
-        outcome = "outcome-unknown" if report.unknown else "unreachable"
+    except VerbFailed as failure:
+        if running.start is None:
+            raise
+        report = running.report()
+        reason, outcome = f"{failure}\n", failure.outcome
+    if reason or report.lost or report.unknown or report.not_made:
+        if report.answered and outcome == "unreachable":
+            # The exit status of "unreachable" would mean that no step was made.
+            outcome = "failed"
+        outcome = "outcome-unknown" if report.unknown else outcome
         outcome = "lost" if report.lost else outcome
-        raise VerbFailed(report.text(), outcome, asdict(report))
+        raise VerbFailed(reason + report.text(), outcome, asdict(report))
     yield Result(report.text(), {"outcome": "done", **asdict(report)})
 
 
