@@ -18,6 +18,8 @@ def test_check_names_the_new_store_and_creates_nothing(tmp_path: Path) -> None:
     line = f"well; a new store would be created in {tmp_path}/pexservice-data"
     options = ("--listen", LOOPBACK, "--access-log", "log")
     assert pexctl(tmp_path, "check", *options) == (0, line)
+    as_json = '{"outcome": "well", "in_use": [], "notes": ["%s"]}'
+    assert pexctl(tmp_path, "check", "--json", *options) == (0, as_json % line[6:])
     assert [*tmp_path.iterdir()] == []
 
 
@@ -33,6 +35,10 @@ def test_check_names_the_new_store_and_creates_nothing(tmp_path: Path) -> None:
         (["--access-log", "pipe"], 64, "the access log pipe: No such device"),
         (["--store", "lmdb:damaged"], 78, "is damaged"),
         (["--listen", "tcp:0:interface=192.0.2.1"], 1, "Cannot assign requested address"),
+        (["--listen", "unix:"], 64, "--listen unix:: the path is empty"),
+        (["--listen", "unix:pipe"], 64, "unix:pipe: pipe exists, and is no socket"),
+        (["--listen", "unix:none/socket"], 1, "unix:none/socket: No such file"),
+        (["--listen", f"unix:{'x' * 108}"], 1, "the path is too long"),
     ],
 )
 def test_mistake_is_one_line_with_the_status_of_a_start(

@@ -86,6 +86,8 @@ def endpoint(description: str) -> str:
         port = (named or words or [""])[0]
         if not _PORT_FORM.fullmatch(port) or int(port) > _MAX_PORT:
             raise ValueError(f"the port must be a number up to {_MAX_PORT}")
+    if kind == "unix" and words[:1] == [""]:
+        raise ValueError("the path is empty")
     try:
         # Nothing is opened, so no reactor is needed.
         endpoints.serverFromString(None, description)

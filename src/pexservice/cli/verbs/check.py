@@ -4,12 +4,16 @@ C{pexctl check}: whether the service would start with these options.
 
 from __future__ import annotations
 
+import errno
 import os
 from argparse import Namespace
 from pathlib import Path
 
 from pexservice.cli.output import Result, VerbFailed
 from pexservice.cli.verb import STORE_STATUSES, Results, verb
+
+#: The length of the longest path of a Unix socket; see unix(7).
+_MAX_SOCKET_PATH_BYTES = 107
 
 
 @verb(
@@ -42,6 +46,9 @@ def check(arguments: Namespace) -> Results:
     settings = options.settings()
     read_files(settings)
     _check_access_log(settings.access_log)
+    for description in settings.listen:
+        if description.startswith("unix:"):
+            _check_unix_socket(description)
     in_use = [*addresses_in_use(the_reactor(), settings.listen)]
     store, facts = store_factory(settings.store), []
     try:
@@ -53,7 +60,8 @@ def check(arguments: Namespace) -> Results:
             raise VerbFailed(problem, "misconfigured")
     note = f"; {', '.join(facts)}" if facts else ""
     in_use_note = f"; in use now: {', '.join(in_use)}" if in_use else ""
-    yield Result(f"well{note}{in_use_note}", {"outcome": "well", "in_use": in_use})
+    fields = {"outcome": "well", "in_use": in_use, "notes": facts}
+    yield Result(f"well{note}{in_use_note}", fields)
 
 
 def _check_access_log(name: str | None) -> None:
@@ -66,8 +74,32 @@ def _check_access_log(name: str | None) -> None:
     try:
         if path.exists():
             AccessLog(name).close()
-        elif not os.access(path.absolute().parent, os.W_OK | os.X_OK):
-            path.parent.stat()
-            raise PermissionError(13, "cannot be made there: Permission denied")
+        else:
+            _check_can_create(path)
     except OSError as error:
         raise cannot_use(f"the access log {path}", error) from error
+
+
+def _check_unix_socket(description: str) -> None:
+    """
+    Check whether a Unix socket could be made, and make nothing.
+    """
+    from pexservice.process.exit_status import CannotStart, Misconfigured
+
+    path = Path(description.split(":")[1])
+    problem = f"cannot listen on {description}"
+    if path.exists() and not path.is_socket():
+        raise Misconfigured(f"{problem}: {path} exists, and is no socket")
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
+        raise CannotStart(f"{problem}: the path is too long")
+    try:
+        _check_can_create(path)
+    except OSError as error:
+        raise CannotStart(f"{problem}: {error.strerror}") from error
+
+
+def _check_can_create(path: Path) -> None:
+    parent = path.absolute().parent
+    if not os.access(parent, os.W_OK | os.X_OK):
+        parent.stat()
+        raise PermissionError(errno.EACCES, "cannot be made there: Permission denied")

@@ -140,7 +140,8 @@ class Directory:
 
         This writes nothing, but holds the lock for a moment.
 
-        @raise StoreError: the directory cannot be locked, or may not get a store.
+        @raise StoreError: the directory cannot be locked or written to, or may not get a
+            store.
         """
         refuse_network_file_system(self.real_path)
         if not self.find_store():
@@ -148,6 +149,14 @@ class Directory:
         if self.real_path.exists():
             self.lock()
             self.unlock()
+            for name in (DATA_FILE, READER_TABLE_FILE):
+                file = self.real_path / name
+                needed = file if file.exists() else self.real_path
+                if not os.access(needed, os.R_OK | os.W_OK):
+                    raise StoreError(
+                        f"the store {self.configured_path} cannot be used: {needed} is not"
+                        " writable"
+                    )
         elif not os.access(self.real_path.parent, os.W_OK | os.X_OK):
             raise StoreError(
                 f"the store {self.configured_path} cannot be created:"

@@ -88,6 +88,17 @@ def test_directory_that_cannot_be_locked_is_refused_with_the_reason(
         Directory(str(path)).lock()
 
 
+@pytest.mark.parametrize("name", [DATA_FILE, "."])
+def test_store_that_is_not_writable_is_not_openable(
+    path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path.mkdir()
+    (path / DATA_FILE).touch()
+    monkeypatch.setattr(os, "access", lambda file, _: file != path / name)
+    with pytest.raises(StoreError, match=f"cannot be used: {path / name} is not writable"):
+        Directory(str(path)).check_openable()
+
+
 @pytest.mark.parametrize("replaced", [True, False])
 def test_directory_replaced_during_the_wait_for_its_lock_is_refused(
     path: Path, tmp_path: Path, *, replaced: bool
