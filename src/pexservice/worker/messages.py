@@ -5,7 +5,6 @@ The messages from a worker to the supervisor or systemd; how a worker handles si
 from __future__ import annotations
 
 import faulthandler
-import os
 import signal
 import sys
 import time
@@ -42,9 +41,7 @@ def handle_signals_as_supervised() -> None:
     """
     Set how this process, which a supervisor started, handles signals.
     """
-    # The supervisor alone handles Ctrl-C and SIGHUP, and stops its workers by SIGTERM.  At
-    # Ctrl-C, the terminal sends SIGINT to its process group, so this worker leaves it.
-    os.setpgid(0, 0)
+    # The supervisor alone handles SIGHUP.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # faulthandler writes the tracebacks of all threads at five signals.  One is SIGABRT,
     # which the supervisor sends to a worker that hangs.  The others can come from a damaged

@@ -5,6 +5,7 @@ The commands C{pexservice} and C{python -m pexservice}.
 from __future__ import annotations
 
 import os
+import runpy
 import sys
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -68,3 +69,18 @@ def test_ctrl_c_during_the_imports_of_pexctl_ends_it_without_a_traceback(
     monkeypatch.delitem(sys.modules, "pexservice.cli.pexctl", raising=False)
     monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=interrupt)])
     assert service_command.pexctl() == 130
+
+
+def test_ctrl_c_does_not_reach_a_worker_that_still_imports_twisted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    A terminal sends SIGINT to a process group, which the worker leaves before.
+    """
+    groups: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "setpgid", lambda *group: groups.append(group))
+    monkeypatch.setattr(sys, "argv", ["", "pexservice-worker", "--supervisor", "none"])
+    monkeypatch.setitem(sys.modules, "twisted.scripts.twistd", None)
+    with pytest.raises(ImportError):
+        runpy.run_module("pexservice", run_name="__main__")
+    assert groups == [(0, 0)]

@@ -5,7 +5,6 @@ The messages of a worker, its signals, and the progress of a verification.
 from __future__ import annotations
 
 import faulthandler
-import os
 import signal
 import socket
 from contextlib import closing
@@ -31,14 +30,12 @@ def test_worker_of_a_supervisor_leaves_the_signals_of_the_terminal_to_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """
-    The worker has its own process group, ignores SIGHUP, and writes a traceback at SIGABRT.
+    The worker ignores SIGHUP, and writes a traceback at SIGABRT.
     """
     changes = Mock()
-    monkeypatch.setattr(os, "setpgid", changes.setpgid)
     monkeypatch.setattr(faulthandler, "enable", changes.enable)
     monkeypatch.setattr(signal, "signal", changes.signal)
     handle_signals_as_supervised()
-    changes.setpgid.assert_called_once_with(0, 0)
     changes.enable.assert_called_once()
     changes.signal.assert_any_call(signal.SIGHUP, signal.SIG_IGN)
 
