@@ -91,7 +91,7 @@ _HOST_VALUE = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?"
 )
 
-_BAD_REQUEST_LINE = "malformed request line; send a method, a path and the HTTP version"
+_BAD_REQUEST_LINE = "malformed request line; send a method, a path and HTTP/1.1"
 
 #: A value of printable ASCII characters other than quote and backslash; see L{escaped}.
 _PLAIN_VALUE = re.compile(rb"[ !#-\[\]-~]*")
@@ -434,7 +434,10 @@ class RequestBody:
         end_of_line = buffer.find(END_OF_LINE, begin, begin + MAX_CHUNK_LINE_BYTES)
         if end_of_line < 0:
             if len(buffer) - begin >= MAX_CHUNK_LINE_BYTES:
-                raise problems.malformed("malformed chunk: it must begin with its size")
+                raise problems.malformed(
+                    f"malformed chunk: the line with its size is longer than"
+                    f" {MAX_CHUNK_LINE_BYTES} bytes; send no extensions"
+                )
             return begin
         match = _CHUNK_LINE.fullmatch(buffer, begin, end_of_line)
         if match is None:

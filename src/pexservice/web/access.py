@@ -304,7 +304,8 @@ class HostPolicy:
         if self.allows_from_every_peer(host) or not peer.is_local:
             return
         name, logged = host_name(host or b""), self._logged
-        if name not in logged and len(logged) < MAX_LOGGED_HOSTS:
+        # No option allows an empty name.
+        if name and name not in logged and len(logged) < MAX_LOGGED_HOSTS:
             logged.add(name)
             _log.warn(
                 "refused a request for the host {name} over loopback, because steps need no"

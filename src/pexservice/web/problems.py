@@ -89,7 +89,7 @@ _RETRY_SOON = (b"Retry-After", b"1")
 malformed = ProblemKind("400 bad-request", "{}")
 no_token = ProblemKind(
     "401 unauthorized",
-    "moving the cursor requires a token; send Authorization: Bearer TOKEN",
+    "moving the cursor requires a token; send one header Authorization: Bearer TOKEN",
     (b"WWW-Authenticate", b'Bearer realm="pexservice"'),
 )
 wrong_token = ProblemKind(

@@ -57,7 +57,7 @@ PEER = IPv4Address("TCP", "192.0.2.1", 1)
             b"POST /next HTTP/1.1\r\nUser-Agent: a",
             b'"POST /next HTTP/1.1" 400 42 "-" "a"',
         ),
-        (b"nonsense", b'"- - -" 400 67 "-" "-"'),
+        (b"nonsense", b'"- - -" 400 59 "-" "-"'),
     ],
 )
 def test_line_is_the_same_with_and_without_a_plan(

@@ -286,7 +286,7 @@ def test_refusal_after_a_head_request_has_a_body() -> None:
     head = CURRENT.replace(b"GET", b"HEAD")
     received = server.ask(head, b"nonsense\r\n\r\n").received
     assert received.endswith(
-        b"malformed request line; send a method, a path and the HTTP version\n"
+        b"malformed request line; send a method, a path and HTTP/1.1\n"
     )
     received = server.ask(head.replace(b"Host: h\r\n", b"")).received
     assert received.startswith(b"HTTP/1.1 400 ")

@@ -169,6 +169,11 @@ def test_one_call_skips_a_bounded_number_of_chunks() -> None:
     assert len(buffer) < len(chunk * 900)
 
 
+def test_chunk_with_a_long_extension_is_refused_for_its_length() -> None:
+    with pytest.raises(Problem, match="send no extensions"):
+        RequestBody(CHUNKED).skip(bytearray(b"5;" + b"a" * 100_000))
+
+
 def seconds_for(size: int) -> float:
     """
     Return the CPU time for a head that arrives in single bytes.

@@ -75,7 +75,7 @@ def test_every_host_is_accepted_with_a_wildcard() -> None:
 def test_each_refused_host_is_logged_once_and_only_so_many() -> None:
     rules = policy()
     with capturedLogs() as events:
-        for host in (b"a.example", b"A.example:8081", b"b.example.", b"a.example"):
+        for host in (b"", b"a.example", b"A.example:81", b"b.example.", b"a.example"):
             refusal(rules, host)
         assert len(events) == 2
         assert "--allowed-host a.example " in formatEvent(events[0])
