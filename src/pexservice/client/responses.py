@@ -186,8 +186,7 @@ def _reading(response: ReceivedResponse, expected: str) -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        received = printable(f"something else ({type(error).__name__}: {error})")
-        raise response.unexpected(expected, received) from error
+        raise response.unexpected(expected, quoted(response.body)) from error
 
 
 def _content(response: ReceivedResponse) -> Any:

@@ -20,7 +20,9 @@ def causes(error: BaseException) -> Iterator[BaseException]:
     if not failures:
         yield error
     for failure in failures:
-        yield from causes(failure.value)
+        # This error only repeats that the connection closed.
+        if type(failure.value).__name__ != "_DataLoss":
+            yield from causes(failure.value)
 
 
 def describe(error: BaseException) -> str:
@@ -29,7 +31,19 @@ def describe(error: BaseException) -> str:
 
     The line does not end with a period, so that a message can continue after it.
     """
-    return "; ".join(dict.fromkeys(map(_describe_cause, causes(error))))
+    reasons = (
+        # The details are about Twisted's parser and not about the response.
+        "the response is not valid HTTP"
+        if cause is not error and _is_of_parser(cause)
+        else _describe_cause(cause)
+        for cause in causes(error)
+    )
+    return "; ".join(dict.fromkeys(reasons))
+
+
+def _is_of_parser(cause: BaseException) -> bool:
+    of_twisted = type(cause).__module__.startswith("twisted.web.")
+    return of_twisted or isinstance(cause, LookupError | ValueError)
 
 
 def _describe_cause(cause: BaseException) -> str:

@@ -13,11 +13,13 @@ from twisted.internet.error import (
     DNSLookupError,
 )
 from twisted.python.failure import Failure
+from twisted.web._newclient import ParseError
 from twisted.web.client import (
     RequestTransmissionFailed,
     ResponseFailed,
     ResponseNeverReceived,
 )
+from twisted.web.http import _DataLoss
 
 from pexservice.core.failures import describe
 
@@ -41,10 +43,13 @@ CLOSED = "the connection closed before the complete response arrived"
         ),
         (ConnectionAborted(), f"{CLOSED} (ConnectionAborted)"),
         (
-            ResponseFailed([Failure(ConnectionDone()), Failure(ValueError("no length."))]),
-            f"{CLOSED} (ConnectionDone); no length",
+            ResponseFailed([Failure(ConnectionDone()), Failure(_DataLoss("CRLF"))]),
+            f"{CLOSED} (ConnectionDone)",
         ),
-        (ResponseNeverReceived([Failure(ValueError())]), "ValueError"),
+        *(
+            (ResponseNeverReceived([Failure(error)]), "the response is not valid HTTP")
+            for error in (ValueError("2, got 1"), KeyError(b"x"), ParseError("status", b""))
+        ),
         (ConnectError(111), "Connection refused"),
         (DNSLookupError("no such host"), "DNS lookup failed: no such host"),
         (

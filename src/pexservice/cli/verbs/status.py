@@ -12,7 +12,13 @@ import socket
 import threading
 from argparse import Namespace
 from contextlib import closing
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import (
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    HTTPSConnection,
+    IncompleteRead,
+)
 from ssl import CERT_NONE, SSLContext, create_default_context
 from urllib.parse import urlsplit
 
@@ -127,7 +133,9 @@ def _status_of(url: BaseURL, context: SSLContext | None) -> Result:
     except ConnectionRefusedError as error:
         raise _unreachable(f"{url}: {error.strerror}") from error
     except (HTTPException, ConnectionError) as error:
-        reason_text = printable(f"{type(error).__name__}: {error}")
+        reason_text = printable(str(error))
+        if isinstance(error, ConnectionError | IncompleteRead):
+            reason_text = "the connection closed before the complete response arrived"
         hint = f"; if it speaks TLS, use https{url.text.removeprefix('http')}"
         if url.socket is not None or url.is_https:
             hint = ""
