@@ -150,7 +150,8 @@ def verify(arguments: Namespace) -> Results:
         argument(
             "--keep",
             "N",
-            "name the copy by the time, and remove all copies but the newest N",
+            "name the copy by the time, and remove all copies in TO but the newest N, also"
+            " copies of other stores",
             number(1),
         ),
         argument(
