@@ -115,6 +115,7 @@ def test_version_is_a_verb_and_an_option() -> None:
         (["advance", "--store", "lmdb:x", "7"], "--store: lmdb:x: must be a store on etcd"),
         (["verify", ""], "the name of the directory is empty"),
         (["restore", "backup", "--to", "lmdb:"], "lmdb:: must be lmdb:DIRECTORY"),
+        (["verify", "\udce4"], "its absolute path must be UTF-8"),
         (["status", "--timeout", "0"], "0: must be 0.001 seconds or more"),
         (["history", "--limit=0"], "argument --limit: 0: must be 1 or more"),
         (["reload", "0"], "0: must be from 1 to 4194303"),

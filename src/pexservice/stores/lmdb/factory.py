@@ -29,6 +29,10 @@ class LmdbFactory:
         if not self._path:
             raise ValueError(f"must be {self.FORM}")
         self.name = str(Path(self._path).resolve())
+        try:
+            self.name.encode()
+        except UnicodeEncodeError:
+            raise ValueError("its absolute path must be UTF-8") from None
 
     def offline(self) -> IOfflineStore:
         from pexservice.stores.lmdb.offline import LmdbOfflineStore  # noqa: PLC0415 LMDB
