@@ -7,11 +7,12 @@ its name when it is complete and verified.  So each backup is a whole store.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
 import shutil
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pexservice.stores.errors import StoreError
@@ -26,6 +27,12 @@ from pexservice.stores.lmdb.verify import summary
 _TIME_FORMAT = "%Y%m%dT%H%M%S.%fZ"
 _BACKUP_NAME = re.compile(r"[0-9]{8}T[0-9]{6}(\.[0-9]{6})?Z")
 
+#: The temporary name of such a backup.
+_PARTIAL_NAME = re.compile(rf"\.{_BACKUP_NAME.pattern}\.partial-[0-9a-f]{{16}}")
+
+#: A copy that is older belongs to a killed process, because no copy takes so long.
+_MAX_PARTIAL_AGE = timedelta(days=1)
+
 
 def backup(source: str, target: str, show: ShowProgress = lambda *_: None) -> StoreSummary:
     """
@@ -33,18 +40,24 @@ def backup(source: str, target: str, show: ShowProgress = lambda *_: None) -> St
 
     If the copy cannot be made or verified, there is no C{target}.
 
-    @raise StoreError: C{target} exists, or the store or its copy is damaged.
+    @raise StoreError: C{target} exists or is inside the store, or the store or its copy is
+        damaged.
     """
     place = Path(os.path.abspath(target))  # noqa: PTH100 keeps a symbolic link
     if os.path.lexists(place):
         raise StoreError(f"{place} already exists; choose another path")
+    if place.parent.resolve().is_relative_to(Path(source).resolve()):
+        raise StoreError(f"{place} is inside the store {source}; choose another path")
     copy = place.parent / f".{place.name}.partial-{secrets.token_hex(8)}"
     try:
         copy_store(source, copy, show)
         copy.rename(place)
         sync_directory(place.parent)
     except OSError as error:
-        raise StoreError(f"the backup {place}: {error.strerror}") from error
+        # Another process may have made this backup meanwhile.
+        exists = error.errno == errno.ENOTEMPTY
+        reason = "it already exists" if exists else error.strerror
+        raise StoreError(f"the backup {place}: {reason}") from error
     finally:
         if copy.exists():
             shutil.rmtree(copy)
@@ -61,7 +74,17 @@ def add_backup(
     @raise StoreError: the backup could not be made, and no old backup was removed; or the
         backup was made, but an old one could not be removed.  The message says which.
     """
-    name = datetime.now(UTC).strftime(_TIME_FORMAT)
+    now = datetime.now(UTC)
+    oldest_partial = f".{now - _MAX_PARTIAL_AGE:{_TIME_FORMAT}}"
+    try:
+        # A killed process could not remove its copy.
+        for path in Path(directory).iterdir():
+            if _PARTIAL_NAME.fullmatch(path.name) and path.name < oldest_partial:
+                shutil.rmtree(path)
+    except OSError as error:
+        reason = error.strerror
+        raise StoreError(f"--keep requires the directory {directory}: {reason}") from error
+    name = now.strftime(_TIME_FORMAT)
     newest = backup(source, str(Path(directory, name)), show)
     try:
         for old in existing_backups(directory)[:-keep]:
@@ -80,7 +103,9 @@ def existing_backups(directory: str) -> list[Path]:
     return sorted(
         path
         for path in Path(directory).iterdir()
-        if _BACKUP_NAME.fullmatch(path.name) and (path / DATA_FILE).exists()
+        if _BACKUP_NAME.fullmatch(path.name)
+        and (path / DATA_FILE).exists()
+        and not path.is_symlink()
     )
 
 

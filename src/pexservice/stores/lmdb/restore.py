@@ -75,8 +75,8 @@ def restore(
     directory_with_store(source)
     place = Directory(target)
     existed = place.real_path.exists()
-    if existed and place.real_path.samefile(source):
-        raise StoreError(f"the backup {source} is the store itself")
+    if place.real_path.is_relative_to(Path(source).resolve()):
+        raise StoreError(f"the backup {source} is the store itself, or contains it")
     try:
         place.lock()
     except StoreBusy as error:

@@ -96,7 +96,9 @@ def copy_pages(source: Path, file: Path, progress: Progress = lambda _: None) ->
     except (lmdb.Error, OSError) as error:
         if isinstance(reason := as_store_error(source, error), StoreDamaged):
             raise reason from error
-        raise StoreError(f"the store {source} cannot be copied: {error}") from error
+        raise StoreError(
+            f"the store {source} cannot be copied to {file.parent.parent}: {error}"
+        ) from error
     finally:
         directory.unlock()
 

@@ -73,6 +73,10 @@ def test_existing_target_is_refused_and_unchanged(store: Path) -> None:
 
 
 def test_target_that_cannot_be_made_is_refused_by_its_name(store: Path) -> None:
+    with pytest.raises(StoreError, match=f"{store}/copy is inside the store {store}"):
+        backup(str(store), str(store / "copy"))
+    with pytest.raises(StoreError, match=r"--keep requires the directory .*/no: No such"):
+        add_backup(str(store), str(store.parent / "no"), 1)
     with pytest.raises(StoreError, match=r"backup /.*/no/copy: No such file"):
         backup(str(store), str(store.parent / "no" / "copy"))
 
@@ -136,6 +140,7 @@ def place(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "backups").mkdir()
     for name in OLD:
         make_store(tmp_path / "backups" / name, 1)
+    (tmp_path / "backups" / "20190102T000000Z").symlink_to(OLD[0])
     (tmp_path / "backups" / "20190101T000000Z").mkdir()
     (tmp_path / "backups" / "letters").mkdir()
     return tmp_path
@@ -153,9 +158,18 @@ def test_newest_backups_are_kept_also_if_two_are_of_the_same_second(place: Path)
     assert [backup.name for backup in kept] == [OLD[-1], first.name, second.name]
     assert time_of(second) > time_of(first) > time_of(Path(OLD[-1]))
     assert summary(second).revision == 5
-    assert (backups / "letters").exists()
-    assert (backups / "20190101T000000Z").exists()
+    for other in ("letters", "20190101T000000Z", "20190102T000000Z"):
+        assert os.path.lexists(backups / other)
     assert time_of(Path(OLD[0])) == 1577836800
+
+
+def test_only_an_old_incomplete_copy_of_a_killed_process_is_removed(place: Path) -> None:
+    backups, other = place / "backups", ".letters.partial-0123456789abcdef"
+    old, new = (f".{year}0101T000000Z.partial-0123456789abcdef" for year in (2020, 9999))
+    for name in (old, new, other):
+        (backups / name).mkdir()
+    add_backup(str(place / "store"), str(backups), 9)
+    assert {name for name in names(backups) if name[0] == "."} == {new, other}
 
 
 def test_failed_backup_removes_no_old_one(place: Path) -> None:

@@ -107,8 +107,9 @@ def test_damaged_backup_is_refused_before_anything_is_replaced(
 def test_wrong_backup_is_refused_and_nothing_changes(place: Path) -> None:
     with pytest.raises(StoreError, match="there is no store in"):
         restore(str(place / "none"), str(place / "new"))
-    with pytest.raises(StoreError, match="is the store itself"):
-        restore(str(place / "store"), str(place / "store"))
+    for inside in ("store", "store/in"):
+        with pytest.raises(StoreError, match="is the store itself, or contains it"):
+            restore(str(place / "store"), str(place / inside))
     assert_nothing_happened(place)
 
 
