@@ -150,8 +150,8 @@ def test_tls_trusts_the_authority_in_a_file_and_no_other(tmp_path: Path) -> None
             assert cursor.next().value == 1
             assert next(iter(cursor.watch())).revision == 1
         for base, ca_file, words in (
-            (at, another, r"got none \(TLS: cert"),
-            (at, None, r"authority, got none \(TLS: cert"),
+            (at, another, r"got another \(TLS: cert"),
+            (at, None, r"authority, got another \(TLS: cert"),
             (f"https://localhost:{daemon.port}", trusted, "one for another name"),
         ):
             with (

@@ -210,8 +210,8 @@ def permanent_error(url: str, error: BaseException) -> CursorError | None:
             )
         if module == "OpenSSL" and _UNTRUSTED in text:
             return CertificateRefused(
-                f"{url}: expected a certificate by a trusted authority, got none ({text});"
-                " name its authority in a CA file"
+                f"{url}: expected a certificate by a trusted authority, got another"
+                f" ({text}); name its authority in a CA file"
             )
         if module == "OpenSSL" and any(phrase in text for phrase in _NO_TLS):
             return UnexpectedAnswer(f"{url}: expected TLS, got something else ({text})")

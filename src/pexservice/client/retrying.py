@@ -194,7 +194,7 @@ class RetryingClient:
             failed.add(error)
             if self.clock.seconds() + delay >= deadline:
                 if delay == error.retry_after:
-                    asked = f"the server asks to wait {delay:g} s"
+                    asked = f"the server asks to wait at least {delay:g} s"
                     raise failed.unanswered(f"no final response, and {asked}")
                 raise failed.unanswered(f"no final response within {total_timeout:g} s")
             self.on_retry(error.message)
