@@ -4,12 +4,15 @@ The effects, the limits and the messages of a reload.
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
 from errno import ECONNREFUSED
 from pathlib import Path
 from urllib.request import urlopen
+
+import pytest
 
 from tests.support.daemon import Daemon, background, wait_until
 from tests.support.pexctl import pexctl
@@ -145,6 +148,15 @@ def test_changed_address_and_log_format_wait_for_a_restart(tmp_path: Path) -> No
             with socket.socket() as client:
                 assert client.connect_ex(("127.0.0.1", other_port)) == ECONNREFUSED
             assert "{" not in (tmp_path / "twistd.log").read_text()
+
+
+def test_reload_notices_the_end_of_a_service_although_its_parent_has_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Daemon(tmp_path) as daemon:
+        pid = daemon.process.pid
+        monkeypatch.setattr(signal, "SIGHUP", signal.SIGKILL)
+        assert reload(pid) == (1, f"pexctl: process {pid} ended during the reload")
 
 
 def test_reload_of_a_missing_process_differs_from_a_failed_reload() -> None:

@@ -97,9 +97,17 @@ def reload(arguments: Namespace) -> Results:
                     {"outcome": "reloaded", "reload": report.reloads, "note": report.note},
                 )
                 return
-        if not Path(f"/proc/{pid}").exists():
+        if _has_ended(pid):
             raise VerbFailed(f"process {pid} ended during the reload", "ended")
     raise VerbFailed(f"no outcome after {arguments.timeout:g} seconds", "pending")
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        # The command line is empty until the parent of the ended process reads its status.
+        return not Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return True
 
 
 def _refuse_worker(pid: int) -> None:
