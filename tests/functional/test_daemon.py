@@ -216,7 +216,8 @@ def test_store_in_use_is_refused_and_its_owner_undisturbed(tmp_path: Path) -> No
         owner = daemon.active_worker()[1]
         assert line == (
             f"pexservice: the store {tmp_path}/{STORE} is in use by process {owner}, whose"
-            f" supervisor is process {daemon.process.pid}"
+            f" supervisor is process {daemon.process.pid}; stop it, or choose another store"
+            " with --store"
         )
         assert value(daemon, "/next") == b"1\n"
 

@@ -23,6 +23,7 @@ from pexservice.settings.option import (
     one_of,
     seconds,
 )
+from pexservice.stores.errors import StoreBusy
 from pexservice.stores.registry import store_factory
 
 _DESCRIPTOR = number(3, 1_000_000)
@@ -174,7 +175,11 @@ class Settings:
 
         @raise StoreError: no process could open the store.
         """
-        store_factory(self.store).check_openable(create=not self.no_create)
+        try:
+            store_factory(self.store).check_openable(create=not self.no_create)
+        except StoreBusy as error:
+            advice = "stop it, or choose another store with --store"
+            raise StoreBusy(f"{error}; {advice}") from None
 
     @property
     def tls(self) -> tuple[str, str] | None:
