@@ -150,7 +150,11 @@ class LogLines:
             before = ""
         elif not self.journal:
             before = f"{_time(event, 'seconds')} {before}"
-        for line in _text_of(event).splitlines() or [""]:
+        for line in _text_of(event).split("\n"):
+            if not line.isprintable():
+                # Other characters than a newline may divide a line, or change the state of
+                # a terminal.
+                line = line.encode("unicode_escape").decode("ascii")  # noqa: PLW2901
             if not self.piped:
                 yield before + line
                 continue

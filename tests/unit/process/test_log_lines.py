@@ -54,6 +54,13 @@ def test_line_begins_with_time_process_and_level() -> None:
     assert written(given) == f"{before} worker-1 error: full\n"
 
 
+def test_control_character_is_escaped_and_divides_no_line() -> None:
+    odd = "a\u2028b\x85c\x0bd\x0ce\rf\0g\x1b[1mh"
+    line = r"a\u2028b\x85c\x0bd\x0ce\rf\x00g\x1b[1mh"
+    for how in ({"journal": True}, {"piped": True}):
+        assert written(event("{line}", line=odd), **how).endswith(line + "\n")
+
+
 def test_each_line_of_a_traceback_has_it() -> None:
     """
     Each line of a traceback has the prefix, so that a search by level finds all of them.
