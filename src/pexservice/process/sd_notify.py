@@ -30,8 +30,8 @@ STANDBY = "STATUS=standing by"
 #: supervisor knows this line.
 NOT_READY = "READY=0"
 
-#: A longer line is cut.  So a message of three lines is shorter than PIPE_BUF, and the
-#: kernel writes it into a pipe as a whole or not at all.
+#: A longer line is cut, and only STATUS can be so long.  So a message is shorter than
+#: PIPE_BUF, and the kernel writes it into a pipe as a whole or not at all.
 MAX_MESSAGE_LINE_BYTES = 1000
 
 
@@ -53,7 +53,8 @@ class Notifier:
     _send: Callable[[bytes], object] | None = None
     watchdog: float | None = None
     _close: Callable[[], object] = lambda: None
-    _failing: bool = field(init=False, default=False)
+    # The lines that the receiver could not take, by their names.
+    _unsent: dict[str, str] = field(init=False, factory=dict)
     _repeated_lines: tuple[str, ...] = field(init=False, default=())
 
     @classmethod
@@ -88,19 +89,23 @@ class Notifier:
 
     def notify(self, *lines: str) -> None:
         """
-        Send one message, or drop it if the receiver cannot take it now.
+        Send one message.
+
+        If the receiver cannot take it now, the next message has its lines too, except those
+        with a name that the next message has itself.
         """
         if self._send is None:
             return
+        message = {**self._unsent, **{line.partition("=")[0]: line for line in lines}}
         try:
-            self._send(b"".join(map(_encoded, lines)))
+            self._send(b"".join(map(_encoded, message.values())))
         except OSError as error:
             # The error is logged once, because it may last while the receiver is stopped.
-            if not self._failing:
-                self._log.warn("cannot send a message: {error}", error=error)
-            self._failing = True
+            if not self._unsent:
+                self._log.warn("cannot send a message yet: {error}; retrying", error=error)
+            self._unsent = message
         else:
-            self._failing = False
+            self._unsent.clear()
 
     def notify_repeatedly(self, *lines: str) -> None:
         """

@@ -73,7 +73,7 @@ def test_message_to_a_supervisor_has_whole_lines_of_limited_length(
     os.set_inheritable(writing, True)  # noqa: FBT003 its only argument
     notifier = Notifier.to_supervisor(writing)
     assert not os.get_inheritable(writing)
-    notifier.notify("STATUS=the file a\nREADY=1\r\nis missing", "STATUS=" + "\u20ac" * 5000)
+    notifier.notify("STATUS=the file a\nREADY=1\r\nis missing", "X=" + "\u20ac" * 5000)
     first, second, rest = os.read(reading, 10_000).split(b"\n")
     assert first == b"STATUS=the file a READY=1 is missing"
     assert (len(second), rest) == (MAX_MESSAGE_LINE_BYTES, b"")
@@ -84,6 +84,8 @@ def test_no_message_waits_for_a_supervisor_that_does_not_read(
 ) -> None:
     """
     A message is sent as a whole or not at all, and the failure is logged once.
+
+    The next message has the lines that were not sent.
     """
     reading, writing = pipe
     notifier = Notifier.to_supervisor(writing)
@@ -92,9 +94,10 @@ def test_no_message_waits_for_a_supervisor_that_does_not_read(
             notifier.notify("STATUS=" + "x" * 2000)
         assert len(events) == 1
         assert len(os.read(reading, 1_000_000)) % (MAX_MESSAGE_LINE_BYTES + 1) == 0
-        notifier.notify(READY)
+        notifier.notify(READY, "STATUS=new")
+        notifier.notify(ALIVE)
     assert len(events) == 1
-    assert os.read(reading, 1_000_000) == b"READY=1\n"
+    assert os.read(reading, 1_000_000) == b"STATUS=new\nREADY=1\nWATCHDOG=1\n"
     assert select.select([reading], [], [], 0)[0] == []
 
 
