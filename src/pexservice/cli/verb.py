@@ -125,7 +125,7 @@ def verb(
         summary, _, _ = text.partition("\n")
         command = _VERBS.add_parser(
             name,
-            help=summary[0].lower() + summary[1:].removesuffix("."),
+            help=summary[:1].lower() + summary[1:].removesuffix("."),
             description=textwrap.fill(" ".join(text.split()), _HELP_WIDTH),
             epilog=_epilogue(examples, statuses),
             formatter_class=RawDescriptionHelpFormatter,

@@ -36,6 +36,12 @@ _METADATA_KEY = "option"
 _MAX_NUMBER = 10**19 - 1
 
 
+def _not_empty(text: str) -> str:
+    if not text:
+        raise ValueError("the value is empty")
+    return text
+
+
 @attrs.frozen
 class Option:
     """
@@ -59,7 +65,7 @@ class Option:
     help: str
     group: str
     type: type = str
-    parse: Callable[[str], Any] = str
+    parse: Callable[[str], Any] = _not_empty
     repeatable: bool = False
     make_absolute: Callable[[Any, Path], Any] = lambda value, _: value
     attribute: str = ""
@@ -149,7 +155,9 @@ def number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
         form = f"from {minimum} to {maximum}"
 
     def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,19}", text) or not minimum <= int(text) <= maximum:
+        if not re.fullmatch(r"-?[0-9]{1,19}", text):
+            raise ValueError(f"must be a number of at most 19 digits, {form}")
+        if not minimum <= int(text) <= maximum:
             raise ValueError(f"must be {form}")
         return int(text)
 

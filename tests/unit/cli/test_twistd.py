@@ -97,6 +97,7 @@ def test_options_that_a_supervisor_passes_are_for_workers_only() -> None:
         (["-p", "8082"], "option -p (did you mean --listen tcp:PORT:interface=ADDRESS?)"),
         (["--port", "8082"], "--port (did you mean --listen tcp:PORT:interface=ADDRESS?)"),
         (["--standby", "3"], "--standby 3: must be 0 or 1"),
+        (["--config", ""], "--config : the value is empty"),
         (["--journal", "0"], "--journal 0: must be from 1 to 100000000"),
         (["--watchdog", "0.1"], "--watchdog 0.1: must be 0.5 seconds or more"),
         (["--store", "/srv/x"], "(did you mean lmdb:/srv/x?)"),

@@ -130,8 +130,8 @@ class Directory:
             ) from error
         if not self._is_at_path(descriptor):
             raise StoreError(
-                f"the store {self.configured_path} was replaced by another directory before"
-                " this process had locked it"
+                f"the store {self.configured_path} was moved or replaced before this"
+                " process had locked it"
             )
 
     def check_openable(self) -> None:

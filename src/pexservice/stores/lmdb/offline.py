@@ -65,4 +65,5 @@ class LmdbOfflineStore:
         path = Path(self.directory)
         if witness := read_witness(path):
             return witness.revision, "in the witness of the replaced store"
+        directory_with_store(self.directory)
         return verify_in_child(path).revision, "in the replaced store"

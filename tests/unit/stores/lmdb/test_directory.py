@@ -117,7 +117,7 @@ def test_directory_replaced_during_the_wait_for_its_lock_is_refused(
         if replaced:
             path.mkdir()
         holder.unlock()
-        with pytest.raises(StoreError, match=f"{path} was replaced"):
+        with pytest.raises(StoreError, match=f"{path} was moved or replaced"):
             waits.result(TIMEOUT_SECONDS)
     assert _opened(tmp_path / "away") == 0
 
