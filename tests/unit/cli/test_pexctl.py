@@ -46,6 +46,7 @@ def test_a_verb_imports_only_the_modules_it_needs(
     )
     # The help comes from docstrings, and without them it is shorter.
     ended = captured([sys.executable, "-OO", "-c", program, *arguments], cwd=tmp_path)
+    assert ended.returncode == 0
     imported = set(ended.stderr.splitlines()[-1].split())
     assert not imported & {"treq", "twisted.web.client", "twisted.internet.reactor"}
     if "--help" in arguments:
@@ -121,10 +122,7 @@ def test_version_is_a_verb_and_an_option() -> None:
         (["history", "--limit=0"], "argument --limit: 0: must be 1 or more"),
         (["reload", "0"], "0: must be from 1 to 4194303"),
         (["backup", "store", "to", "--keep", "0"], "0: must be 1 or more"),
-        (
-            ["restore", "one", "--to", "two", "--beyond", "x"],
-            "x: must be a number of at most 19 digits, 0",
-        ),
+        (["restore", "a", "--to", "b", "--beyond", "x"], "x: must be a number of at most"),
         (["load", "--connections", "1001"], "1001: must be from 1 to 1000"),
     ],
 )
