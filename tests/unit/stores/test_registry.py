@@ -72,7 +72,7 @@ def test_naming_a_store_imports_no_module_of_the_others(
     Checking a URL imports no engine.  Only HTTPS needs pyOpenSSL, which takes megabytes.
     """
     code = f"""
-import sys, pexservice.process.pyopenssl_guard
+import importlib.util, sys, pexservice.process.pyopenssl_guard
 from twisted.internet import reactor
 from pexservice.stores.factory_interface import StoreOptions
 from pexservice.stores.registry import store_factory
@@ -81,5 +81,8 @@ assert not sys.modules.keys() & {{{engine!r}, *{others.split()}}}
 factory.make(StoreOptions(reactor=reactor, journal=1))
 assert {engine!r} in sys.modules and sys.modules["OpenSSL"] is None
 assert not sys.modules.keys() & {others.split()}
+# A standby has imported what opening the store needs.
+envid = {engine!r} + "._envid"
+assert envid in sys.modules or not importlib.util.find_spec(envid)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

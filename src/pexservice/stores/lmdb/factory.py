@@ -5,6 +5,8 @@ The factory of stores on LMDB.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 from twisted.internet.defer import Deferred, execute
@@ -84,6 +86,10 @@ class LmdbFactory:
         from pexservice.stores.lmdb.executor import CommitExecutor  # noqa: PLC0415 only a worker opens a store
         from pexservice.stores.lmdb.store import LmdbStore  # noqa: PLC0415 only a worker opens a store
 
+        # Newer versions of lmdb import this module when they open a store.  A standby must
+        # be able to open the store while the package is being replaced.
+        with suppress(ImportError):
+            import_module("lmdb._envid")
         return LmdbStore(
             Directory(self._path, create=options.create, claim=options.claim),
             CommitExecutor(options.reactor),
