@@ -86,7 +86,7 @@ def _check_unix_socket(description: str) -> None:
     """
     from pexservice.process.exit_status import CannotStart, Misconfigured
 
-    path = Path(description.split(":")[1])
+    path = Path(description.split(":")[1].removeprefix("address="))
     problem = f"cannot listen on {description}"
     if path.exists() and not path.is_socket():
         raise Misconfigured(f"{problem}: {path} exists, and is no socket")

@@ -172,4 +172,5 @@ def as_store_error(path: Path, error: Exception) -> StoreError:
         return StoreIncompatible(f"the store {path} is of another format: {error}")
     if isinstance(error, DAMAGE_ERRORS):
         return StoreDamaged(f"the store {path} is damaged: {error}")
-    return StoreError(f"the store {path} cannot be used: {error}")
+    reason = getattr(error, "strerror", None) or error
+    return StoreError(f"the store {path} cannot be used: {reason}")

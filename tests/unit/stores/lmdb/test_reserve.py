@@ -103,7 +103,7 @@ def test_store_opens_only_if_the_disk_has_space_for_the_reader_table(
     (path / READER_TABLE_FILE).unlink()
     full = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(StoreError, match=f"{path} cannot be used: .*No space"):
+    with pytest.raises(StoreError, match=f"{path} cannot be used: No space"):
         now(at(path).open())
     monkeypatch.undo()
     with at(path) as store:
