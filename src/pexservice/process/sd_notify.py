@@ -123,8 +123,9 @@ class Notifier:
 
 
 def _encoded(line: str) -> bytes:
-    # A line may contain the name of a file, which may contain a newline.
-    return " ".join(line.splitlines()).encode()[:MAX_MESSAGE_LINE_BYTES] + b"\n"
+    # A line may have the name of a file, with a newline or with bytes that are not UTF-8.
+    text = " ".join(line.splitlines()).encode(errors="backslashreplace")
+    return text[:MAX_MESSAGE_LINE_BYTES] + b"\n"
 
 
 def _watchdog() -> float | None:

@@ -27,7 +27,6 @@ loopback must have a C{Host} that no attacker can own.
 from __future__ import annotations
 
 import re
-import stat
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha256
@@ -37,6 +36,7 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
+from pexservice.core.text import read_small_file
 from pexservice.process.exit_status import Misconfigured, cannot_use
 from pexservice.web import problems
 from pexservice.web.clients import Peer
@@ -105,11 +105,8 @@ def read_tokens(path: str) -> frozenset[bytes]:
     @raise CannotStart: the file cannot be read.
     """
     try:
+        lines = read_small_file(path).decode("ascii").splitlines()
         mode = Path(path).stat().st_mode
-        # Opening a FIFO would block the worker.
-        if stat.S_ISFIFO(mode):
-            raise BadTokens(f"the token file {path} is a FIFO, not a file")
-        lines = Path(path).read_text("ascii").splitlines()
     except UnicodeDecodeError:
         raise BadTokens(f"the token file {path} is not plain ASCII") from None
     except OSError as error:

@@ -68,9 +68,6 @@ def read_files(settings: Settings) -> Files:
     """
     @raise CannotStart: a file cannot be used; the message names the file.
     """
-    if settings.token_file is not None:
-        # read_tokens() would read a device without end.
-        _content("token file", settings.token_file)
     return Files(
         None if settings.token_file is None else read_tokens(settings.token_file),
         None if settings.tls is None else tls_context(*settings.tls),
@@ -88,7 +85,11 @@ def tls_context(certificate: str, key: str) -> ssl.SSLContext:
     @raise CannotStart: a file cannot be used.  The message names the file.
     """
     for path, (name, mark) in zip((certificate, key), _CONTENTS, strict=True):
-        if mark not in _content("TLS file", path):
+        try:
+            content = read_small_file(path)
+        except OSError as error:
+            raise cannot_use(f"the TLS file {path}", error) from error
+        if mark not in content:
             raise Misconfigured(
                 f"the TLS file {path} has no {name} in PEM form, which has a line with"
                 f" {mark.decode()}"
@@ -103,13 +104,6 @@ def tls_context(certificate: str, key: str) -> ssl.SSLContext:
             f"the TLS certificate {certificate} with the key {key}: {_reason(error)}"
         ) from error
     return tls
-
-
-def _content(purpose: str, path: str) -> bytes:
-    try:
-        return read_small_file(path)
-    except OSError as error:
-        raise cannot_use(f"the {purpose} {path}", error) from error
 
 
 def _expiry(certificate: str) -> float:

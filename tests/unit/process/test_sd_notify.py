@@ -73,9 +73,9 @@ def test_message_to_a_supervisor_has_whole_lines_of_limited_length(
     os.set_inheritable(writing, True)  # noqa: FBT003 its only argument
     notifier = Notifier.to_supervisor(writing)
     assert not os.get_inheritable(writing)
-    notifier.notify("STATUS=the file a\nREADY=1\r\nis missing", "X=" + "\u20ac" * 5000)
+    notifier.notify("STATUS=the file \udcff\nREADY=1\r\nis missing", "X=" + "\u20ac" * 5000)
     first, second, rest = os.read(reading, 10_000).split(b"\n")
-    assert first == b"STATUS=the file a READY=1 is missing"
+    assert first == b"STATUS=the file \\udcff READY=1 is missing"
     assert (len(second), rest) == (MAX_MESSAGE_LINE_BYTES, b"")
 
 

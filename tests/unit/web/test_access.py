@@ -4,7 +4,6 @@ Tests of the access to the cursor: tokens, and the rules for web pages.
 
 from __future__ import annotations
 
-import os
 from hashlib import sha256
 from hmac import compare_digest
 from pathlib import Path
@@ -138,13 +137,6 @@ class TestTokenFile:
     def test_error_about_a_missing_token_file_names_it(self, tmp_path: Path) -> None:
         with pytest.raises(Misconfigured, match=r"missing: No such file"):
             read_tokens(str(tmp_path / "missing"))
-
-    def test_token_file_that_is_a_fifo_is_refused_without_waiting(
-        self, tmp_path: Path
-    ) -> None:
-        os.mkfifo(tmp_path / "fifo")
-        with pytest.raises(BadTokens, match="fifo is a FIFO"):
-            read_tokens(str(tmp_path / "fifo"))
 
 
 class TestPages:
