@@ -119,13 +119,13 @@ too_slow = ProblemKind(
 )
 unmet_if_match = ProblemKind(
     "412 precondition-failed",
-    "precondition failed: If-Match must list the ETag of this response, without W/; nothing"
-    " was moved",
+    "precondition failed: the cursor is at the revision in Pex-Revision, and If-Match must"
+    " list it (without W/); nothing was moved",
 )
 unmet_if_none_match = ProblemKind(
     "412 precondition-failed",
-    "precondition failed: If-None-Match must list other revisions than Pex-Revision, and"
-    " not be *; nothing was moved",
+    "precondition failed: the cursor is at the revision in Pex-Revision, and If-None-Match"
+    " must not list it (or be *); nothing was moved",
 )
 too_much_content = ProblemKind(
     "413 content-too-large",

@@ -273,7 +273,7 @@ class TestPreconditions:
         call("POST", "/next")
         answer = call("POST", "/next", If_Match=tags)
         assert (answer.status, answer["Cache-Control"]) == (412, "no-store")
-        assert b"If-Match must list the ETag" in answer.body
+        assert b"If-Match must list it" in answer.body
         cursor = (answer["Pex-Revision"], answer["Pex-Position"], answer["ETag"])
         assert cursor == ("1", "1", '"1"')
         assert call("GET", "/current")["Pex-Revision"] == "1"
@@ -319,7 +319,7 @@ class TestPreconditions:
         assert call("POST", "/next", If_None_Match='"9"').body == b"1\n"
         for tags in ('"1"', "*"):
             body = call("POST", "/next", If_None_Match=tags).body
-            assert body.startswith(b"precondition failed: If-None-Match must list other ")
+            assert b"If-None-Match must not list it" in body
         assert call("GET", "/next", If_None_Match='"1"').status == 304
         assert call("GET", "/next", If_Match='"9"', If_None_Match='"1"').status == 412
         assert call("GET", "/current")["Pex-Revision"] == "1"
