@@ -26,7 +26,7 @@ from pexservice.client.responses import (
     read_response,
     state_of,
 )
-from pexservice.client.retrying import ClientRequest, RetryingClient, backoff
+from pexservice.client.retrying import CLOSED, ClientRequest, RetryingClient, backoff
 from pexservice.client.state import State
 
 #: How long a stream may be silent.  A service sends a heartbeat every 15 seconds.
@@ -116,8 +116,11 @@ async def watch(client: RetryingClient, streams: set[EventStream]) -> AsyncItera
     revision, the store was restored, so this function yields the state.
 
     @param streams: the set of open streams, whose owner may end them.
-    @raise CursorError: the server refuses the request, or is no pexservice.
+    @raise CursorError: the server refuses the request, or is no pexservice; or the client
+        was closed before.
     """
+    if client.closed:
+        raise CursorError(CLOSED)
     latest: State | None = None
     failures = 0
     receive_stream = partial(_receive_stream, client.clock)

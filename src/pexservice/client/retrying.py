@@ -70,6 +70,9 @@ _RETRIED_ERRORS = (
 FIRST_DELAY_SECONDS = 0.025
 MAX_DELAY_SECONDS = 1.0
 
+#: The message of a call of a closed client.
+CLOSED = "this client is closed"
+
 #: If C{Retry-After} is longer, the client waits only for this long.
 _MAX_RETRY_AFTER_SECONDS = 3600.0
 
@@ -200,7 +203,7 @@ class RetryingClient:
             self.on_retry(error.message)
             await deferLater(self.clock, delay)
         if not failed.count:
-            raise CursorError("this client is closed")
+            raise CursorError(CLOSED)
         raise failed.unanswered("the client was closed before a final response")
 
     async def _attempt(

@@ -519,12 +519,15 @@ def test_wrong_argument_of_a_call_is_refused_and_nothing_is_sent(
     assert not service.asked
 
 
-def test_closed_client_sends_nothing(service: FakeService) -> None:
+@pytest.mark.parametrize(
+    "call", [Cursor.next, lambda client: anext(client.watch(), None)], ids=["next", "watch"]
+)
+def test_closed_client_sends_nothing(service: FakeService, call: Any) -> None:
 
     async def use() -> None:
         async with cursor(service) as client:
             pass
-        await client.next()
+        await call(client)
 
     with pytest.raises(CursorError, match="closed"):
         service.after(use)
