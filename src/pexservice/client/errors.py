@@ -19,7 +19,8 @@ class CursorError(Exception):
     @ivar key: the idempotency key, if the call was a step.  A step that is repeated with
         its key is never made twice.
     @ivar maybe_performed: whether a server may have performed the request of this call.
-        False if each attempt failed to connect, or got a response that excludes it.
+        False if each attempt failed to connect, or got a response that excludes it.  It
+        says nothing about a read, which never moves the cursor.
     """
 
     message: str
