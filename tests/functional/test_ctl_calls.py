@@ -239,7 +239,8 @@ def test_watch_says_why_it_waits_and_prints_a_line_for_each_move_until_ctrl_c(
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
 )
 def test_signal_ends_a_waiting_step_at_once_which_names_its_key(
     number: signal.Signals, status: int
@@ -256,12 +257,15 @@ def test_signal_ends_a_waiting_step_at_once_which_names_its_key(
         connection.recv(1)
 
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # If nohup started the tests, SIGHUP would be ignored.
+    before_hangup = signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         with serving_connections(interrupt) as port:
             options = ("--json", "--deadline", "60", "--url", f"127.0.0.1:{port}")
             ended = called("next", *options)
     finally:
         signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGHUP, before_hangup)
     (key,) = re.findall(r"(?i)\r\nidempotency-key: (\S+)", "".join(requests))
     assert ended.status == status
     assert (ended.json["outcome"], ended.json["key"]) == ("outcome-unknown", key)

@@ -67,9 +67,8 @@ def called(
     @param err: standard error; by default, it is no terminal.
     """
     out, err = io.StringIO(), err or io.StringIO()
-    handlers = {
-        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: signal.getsignal(number) for number in numbers}
     try:
         with redirect_stdout(out), redirect_stderr(err), patch.dict(os.environ, env):
             status: Any = main(arguments)

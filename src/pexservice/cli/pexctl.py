@@ -101,8 +101,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = _hint(_ADDRESS_OPTIONS.get(wrong, wrong), options, name)
         arguments.parser.error(f"there is no argument {printable(wrong)}{hint}")
     arguments.options = unknown_arguments
-    # SIGTERM raises SystemExit, so that a verb cleans up what it began.
+    # SIGTERM and the end of a terminal raise SystemExit, so that a verb cleans up what it
+    # began, and a step names its key.  A program that nohup starts ignores SIGHUP.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: sys.exit(128 + signal.SIGHUP))
     try:
         return _run(arguments)
     except KeyboardInterrupt:

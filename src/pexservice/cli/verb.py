@@ -35,7 +35,7 @@ STATUSES = {
     69: "no pexservice answered, or it refused for now, and no step was made",
     75: "it is unknown whether the step was made: repeat it with --key and its key",
     78: "the store is damaged",
-    130: "Ctrl-C; 143: SIGTERM; 141: nothing reads the output",
+    130: "Ctrl-C; 143: SIGTERM; 129: SIGHUP; 141: nothing reads the output",
 }
 
 #: The exit statuses of three groups of verbs: those that call a service, those that make
