@@ -10,6 +10,7 @@ import subprocess
 import sys
 from errno import ECONNREFUSED
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.request import urlopen
 
 import pytest
@@ -155,7 +156,8 @@ def test_reload_notices_the_end_of_a_service_although_its_parent_has_not(
 ) -> None:
     with Daemon(tmp_path) as daemon:
         pid = daemon.process.pid
-        monkeypatch.setattr(signal, "SIGHUP", signal.SIGKILL)
+        killing = SimpleNamespace(SIGHUP=signal.SIGKILL)
+        monkeypatch.setattr("pexservice.cli.verbs.reload.signal", killing)
         assert reload(pid) == (1, f"pexctl: process {pid} ended during the reload")
 
 
