@@ -25,8 +25,8 @@ DEFAULT_BASE_URL = "http://127.0.0.1:8081"
 _LABEL = r"(?!-|(?!xn)..--)[a-z0-9-]{1,63}(?<!-)"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}\.?$){_LABEL}(\.{_LABEL})*\.?")
 
-#: The limit of Linux for the path of a Unix socket.
-_MAX_SOCKET_BYTES = 107
+#: How many bytes Linux allows in the path of a Unix socket.
+MAX_SOCKET_PATH = 107
 
 
 @frozen
@@ -72,9 +72,9 @@ class BaseURL:
             socket = (unquote(parts.netloc) + parts.path).rstrip("/")
             if not socket or "@" in parts.netloc:
                 raise invalid
-            if len(os.fsencode(socket)) > _MAX_SOCKET_BYTES:
+            if len(os.fsencode(socket)) > MAX_SOCKET_PATH:
                 raise ValueError(
-                    f"the path of a Unix socket must have at most {_MAX_SOCKET_BYTES} bytes"
+                    f"the path of a Unix socket must have at most {MAX_SOCKET_PATH} bytes"
                 )
             return cls(text, "http://localhost", socket=socket)
         if parts.scheme not in ("http", "https") or not host or port == 0:

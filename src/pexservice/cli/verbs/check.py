@@ -11,9 +11,7 @@ from pathlib import Path
 
 from pexservice.cli.output import Result, VerbFailed
 from pexservice.cli.verb import STORE_STATUSES, Results, verb
-
-#: The length of the longest path of a Unix socket; see unix(7).
-_MAX_SOCKET_PATH_BYTES = 107
+from pexservice.core.base_url import MAX_SOCKET_PATH
 
 
 @verb(
@@ -90,7 +88,7 @@ def _check_unix_socket(description: str) -> None:
     problem = f"cannot listen on {description}"
     if path.exists() and not path.is_socket():
         raise Misconfigured(f"{problem}: {path} exists, and is no socket")
-    if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
         raise CannotStart(f"{problem}: the path is too long")
     try:
         _check_can_create(path)
