@@ -74,25 +74,25 @@ def add_backup(
     @raise StoreError: the backup could not be made, and no old backup was removed; or the
         backup was made, but an old one could not be removed.  The message says which.
     """
+    if not Path(directory).is_dir():
+        raise StoreError(f"--keep requires a directory, and {directory} is none")
     now = datetime.now(UTC)
+    newest = backup(source, str(Path(directory, now.strftime(_TIME_FORMAT))), show)
     oldest_partial = f".{now - _MAX_PARTIAL_AGE:{_TIME_FORMAT}}"
-    try:
-        # A killed process could not remove its copy.
-        for path in Path(directory).iterdir():
-            if _PARTIAL_NAME.fullmatch(path.name) and path.name < oldest_partial:
-                shutil.rmtree(path)
-    except OSError as error:
-        reason = error.strerror
-        raise StoreError(f"--keep requires the directory {directory}: {reason}") from error
-    name = now.strftime(_TIME_FORMAT)
-    newest = backup(source, str(Path(directory, name)), show)
-    try:
-        for old in existing_backups(directory)[:-keep]:
+    # A killed process could not remove its copy.
+    partial = [
+        path
+        for path in Path(directory).iterdir()
+        if _PARTIAL_NAME.fullmatch(path.name) and path.name < oldest_partial
+    ]
+    for old in [*existing_backups(directory)[:-keep], *partial]:
+        try:
             shutil.rmtree(old)
-    except OSError as error:
-        raise StoreError(
-            f"{newest.store} is a verified backup, but an old one stays: {error}"
-        ) from error
+        except OSError as error:
+            raise StoreError(
+                f"{newest.store} is a verified backup, but the old one {old} stays:"
+                f" {error.strerror or error}"
+            ) from error
     return newest
 
 
