@@ -96,7 +96,10 @@ class Notifier:
         """
         if self._send is None:
             return
-        message = {**self._unsent, **{line.partition("=")[0]: line for line in lines}}
+        message = {line.partition("=")[0]: line for line in lines}
+        # The order matters: RELOADING and READY undo each other.
+        unsent = {name: line for name, line in self._unsent.items() if name not in message}
+        message = {**unsent, **message}
         try:
             self._send(b"".join(map(_encoded, message.values())))
         except OSError as error:
