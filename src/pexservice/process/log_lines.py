@@ -154,7 +154,7 @@ class LogLines:
             if not line.isprintable():
                 # Other characters than a newline may divide a line, or change the state of
                 # a terminal.
-                line = line.encode("unicode_escape").decode("ascii")  # noqa: PLW2901
+                line = "".join(map(_escaped, line))  # noqa: PLW2901
             if not self.piped:
                 yield before + line
                 continue
@@ -239,6 +239,12 @@ class LossyStream:
                 return False
             self._unwritten = self._unwritten[written:]
         return True
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def _text_of(event: LogEvent) -> str:

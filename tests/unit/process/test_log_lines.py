@@ -55,8 +55,8 @@ def test_line_begins_with_time_process_and_level() -> None:
 
 
 def test_control_character_is_escaped_and_divides_no_line() -> None:
-    odd = "a\u2028b\x85c\x0bd\x0ce\rf\0g\x1b[1mh"
-    line = r"a\u2028b\x85c\x0bd\x0ce\rf\x00g\x1b[1mh"
+    odd = "ä\u2028b\x85c\x0bd\x0ce\rf\0g\x1b[1mh"
+    line = r"ä\u2028b\x85c\x0bd\x0ce\rf\x00g\x1b[1mh"
     for how in ({"journal": True}, {"piped": True}):
         assert written(event("{line}", line=odd), **how).endswith(line + "\n")
 
