@@ -167,7 +167,8 @@ class Reporter:
         report.restart_pending = setup.restart_pending
         report.wanted_standby_count = setup.standby_count
         report.has_tls = setup.settings.tls is not None
-        self._remark = setup.note if problem is None else f"reload failed: {problem}"
+        failure = problem and f"reload failed: {problem}"
+        self._remark = "; ".join(filter(None, (setup.note, failure)))
         self._publish()
         # For systemd, READY ends the reload, and says that the service has started.  If it
         # has not started yet, L{notify_started} sends READY later.

@@ -324,3 +324,5 @@ def test_new_options_are_undone_if_no_worker_comes_up(supervised: Supervised) ->
     assert (report.reload, report.note) == (Reload.SUCCEEDED, note)
     assert report.restart_pending == ("--listen", "--store")
     assert supervised.messages[-1] == [READY, f"STATUS=serving anew; {note}"]
+    be_misconfigured(supervised, reload(supervised))
+    assert supervised.messages[-1][-1].startswith(f"STATUS=serving anew; {note}; reload ")
