@@ -36,9 +36,9 @@ def test_check_names_the_new_store_and_creates_nothing(tmp_path: Path) -> None:
         (["--store", "lmdb:damaged"], 78, "is damaged"),
         (["--listen", "tcp:0:interface=192.0.2.1"], 1, "Cannot assign requested address"),
         (["--listen", "unix:"], 64, "--listen unix:: the path is empty"),
-        (["--listen", "unix:address=pipe"], 64, "=pipe: pipe exists, and is no socket"),
+        (["--listen", "unix:mode=660:address=pipe"], 64, ": pipe exists, and is no socket"),
         (["--listen", "unix:none/socket"], 1, "unix:none/socket: No such file"),
-        (["--listen", f"unix:{'x' * 108}"], 1, "the path is too long"),
+        (["--listen", f"unix:{'x' * 300}"], 1, "the path is too long"),
     ],
 )
 def test_mistake_is_one_line_with_the_status_of_a_start(

@@ -118,6 +118,7 @@ def test_status_is_a_line_or_an_object_over_tcp_and_a_unix_socket(worker: Daemon
     assert json.loads(ended.stdout) == facts
     message = f"pexctl: {UNREACHABLE}: Connection refused\n"
     assert called("status", UNREACHABLE) == (69, "", message)
+    assert called("status", "x..y").status == 69
 
 
 def test_empty_key_is_refused_and_makes_no_step() -> None:

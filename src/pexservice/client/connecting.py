@@ -50,6 +50,11 @@ IDLE_CONNECTION_SECONDS = 30
 #: responses before it.  Twisted limits only the length of a line.
 MAX_HEAD_BYTES = 256 << 10
 
+#: A host name as Twisted accepts it, or an IPv4 address.  Of the names with two hyphens as
+#: third and fourth character, only encoded international names are valid.
+_LABEL = r"(?!-|(?!xn)..--)[a-z0-9-]{1,63}(?<!-)"
+_HOST_NAME = re.compile(rf"(?=.{{1,253}}\.?$){_LABEL}(\.{_LABEL})*\.?")
+
 _FINAL_STATUS = re.compile(rb"HTTP/\d\.\d [2-9]\d\d\b")
 
 _CERTIFICATE = re.compile(
@@ -153,6 +158,11 @@ def make_endpoint(server: BaseURL, reactor: Any, ca_file: str | None) -> ServerE
     if server.socket is not None:
         timeout = CONNECT_TIMEOUT_SECONDS
         return ServerEndpoint(UNIXClientEndpoint(reactor, server.socket, timeout))
+    # A colon occurs only in an IPv6 address, which BaseURL has checked.
+    if ":" not in server.host and not _HOST_NAME.fullmatch(server.host):
+        raise BadAddress(
+            f"{server.host!r} is not a host name; use letters, digits, hyphens and dots"
+        )
     endpoint = HostnameEndpoint(
         reactor,
         server.host,

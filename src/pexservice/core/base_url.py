@@ -5,7 +5,6 @@ Base URLs, which say where a service is reached over TCP, TLS or a Unix socket.
 from __future__ import annotations
 
 import os
-import re
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
@@ -19,11 +18,6 @@ BASE_URL_FORMS = (
 
 #: The URL of a service that has the default options.
 DEFAULT_BASE_URL = "http://127.0.0.1:8081"
-
-#: A host name as Twisted accepts it, or an IPv4 address.  Of the names with two hyphens as
-#: third and fourth character, only encoded international names are valid.
-_LABEL = r"(?!-|(?!xn)..--)[a-z0-9-]{1,63}(?<!-)"
-_HOST_NAME = re.compile(rf"(?=.{{1,253}}\.?$){_LABEL}(\.{_LABEL})*\.?")
 
 #: How many bytes Linux allows in the path of a Unix socket.
 MAX_SOCKET_PATH = 107
@@ -81,10 +75,5 @@ class BaseURL:
             raise invalid
         if parts.username is not None or " " in text:
             raise invalid
-        # A colon occurs only in an IPv6 address, which urlsplit has checked.
-        if ":" not in host and not _HOST_NAME.fullmatch(host):
-            raise ValueError(
-                f"{host!r} is not a host name; use letters, digits, hyphens and dots"
-            )
         default_port = 443 if parts.scheme == "https" else 80
         return cls(text, text.rstrip("/"), host, port or default_port)

@@ -8,6 +8,7 @@ import errno
 import os
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from pexservice.cli.output import Result, VerbFailed
 from pexservice.cli.verb import STORE_STATUSES, Results, verb
@@ -82,15 +83,19 @@ def _check_unix_socket(description: str) -> None:
     """
     Check whether a Unix socket could be made, and make nothing.
     """
-    from pexservice.process.exit_status import CannotStart, Misconfigured
+    from twisted.internet.endpoints import serverFromString
 
-    path = Path(description.split(":")[1].removeprefix("address="))
+    from pexservice.process.exit_status import CannotStart, Misconfigured
+    from pexservice.process.timing import the_reactor
+
+    endpoint: Any = serverFromString(the_reactor(), description)
+    path = Path(endpoint._address)  # noqa: SLF001 it has no public name
     problem = f"cannot listen on {description}"
-    if path.exists() and not path.is_socket():
-        raise Misconfigured(f"{problem}: {path} exists, and is no socket")
-    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
-        raise CannotStart(f"{problem}: the path is too long")
     try:
+        if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+            raise OSError(errno.ENAMETOOLONG, "the path is too long")  # noqa: TRY301
+        if path.exists() and not path.is_socket():
+            raise Misconfigured(f"{problem}: {path} exists, and is no socket")
         _check_can_create(path)
     except OSError as error:
         raise CannotStart(f"{problem}: {error.strerror}") from error

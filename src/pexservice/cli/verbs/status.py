@@ -141,8 +141,9 @@ def _status_of(url: BaseURL, context: SSLContext | None) -> Result:
             hint = ""
         message = f"{url} does not speak HTTP: {reason_text}{hint}"
         raise _unreachable(message) from error
-    except OSError as error:
-        raise _unreachable(f"{url}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:
+        reason_text = getattr(error, "strerror", None) or str(error)
+        raise _unreachable(f"{url}: {reason_text}") from error
     if ready.status == 503:  # noqa: PLR2004 the status of not being ready
         failed = "; ".join(re.findall(r"^\[-\](.+)$", body, re.MULTILINE))
         reason = printable(failed or body) or "the response gives no reason"
