@@ -15,7 +15,7 @@ from itertools import pairwise
 from attrs import define, field, frozen
 from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 
-from pexservice.client import Cursor, OutcomeUnknown
+from pexservice.client import Cursor, CursorError, OutcomeUnknown
 
 
 @frozen(kw_only=True)
@@ -149,6 +149,9 @@ class Load:
                 continue
             except CancelledError:
                 self._unknown += 1
+                raise
+            except CursorError as error:
+                self._unknown += error.maybe_performed
                 raise
             self._arrivals.append(self.clock())
             self._durations.append(self._arrivals[-1] - began)

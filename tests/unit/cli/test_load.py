@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from pexservice.cli.load import Load, Report
-from pexservice.client import Cursor, Refused
+from pexservice.client import Cursor, CursorError, Refused, UnexpectedAnswer
 from tests.support.fake_service import Disturbance, FakeService, problem
 
 URL = "http://service.example"
@@ -117,7 +117,20 @@ def test_steps_that_the_service_did_not_take_are_not_made(service: FakeService) 
     assert "not made before the deadline: 1" in report.text()
 
 
-def test_refusal_of_a_step_ends_the_load(service: FakeService) -> None:
-    service.clock.callLater(1.0, setattr, service, "always", problem(401, "unauthorized"))
-    with pytest.raises(Refused, match="unauthorized"):
-        load(service, 5)
+@pytest.mark.parametrize(
+    ("always", "error", "unknown"),
+    [
+        (problem(401, "unauthorized"), Refused, 0),
+        (Disturbance(status=200, body=b"hello"), UnexpectedAnswer, 1),
+    ],
+)
+def test_final_response_that_is_no_state_ends_the_load(
+    service: FakeService, always: Disturbance, error: type[CursorError], unknown: int
+) -> None:
+    service.clock.callLater(1.0, setattr, service, "always", always)
+    service.every_other = NOT_TAKEN
+    running = Load(2.0, lambda *_: None, service.clock.seconds)
+    cursor = Cursor(URL, reactor=service.clock, agent=service.agent)
+    with pytest.raises(error):
+        service.after(running.run(cursor, 1))
+    assert running.report().unknown == unknown

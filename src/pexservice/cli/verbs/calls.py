@@ -219,18 +219,21 @@ def load(arguments: Namespace) -> Results:
             report.text(), "outcome-unknown", asdict(report), interrupt
         ) from None
     except VerbFailed as failure:
-        if running.start is None:
-            raise
         report = running.report()
+        if not report.answered:
+            raise
         reason, outcome = f"{failure}\n", failure.outcome
-    if reason or report.lost or report.unknown or report.not_made:
-        if report.answered and outcome == "unreachable":
-            # The exit status of "unreachable" would mean that no step was made.
-            outcome = "failed"
-        outcome = "outcome-unknown" if report.unknown else outcome
-        outcome = "lost" if report.lost else outcome
-        raise VerbFailed(reason + report.text(), outcome, asdict(report))
-    yield Result(report.text(), {"outcome": "done", **asdict(report)})
+    if not (reason or report.lost or report.unknown or report.not_made):
+        yield Result(report.text(), {"outcome": "done", **asdict(report)})
+        return
+    if report.lost:
+        outcome = "lost"
+    elif report.unknown:
+        outcome = "outcome-unknown"
+    elif report.answered and outcome == "unreachable":
+        # The exit status of "unreachable" would mean that no step was made.
+        outcome = "failed"
+    raise VerbFailed(reason + report.text(), outcome, asdict(report))
 
 
 @contextmanager
