@@ -18,8 +18,8 @@ MODULES = sorted(Path(pexservice.__file__).parent.rglob("*.py"))
 TOPICS = [path for path in MODULES if path.name != "__init__.py"]
 
 #: A change that needs more raises the number, and its commit message says why.
-MAX_CODE_LINES = 14_642
-MAX_LINES = 25_636
+MAX_CODE_LINES = 14_659
+MAX_LINES = 25_657
 MAX_MODULES = 133
 
 _NO_CODE = {

@@ -21,12 +21,12 @@ def read_small_file(path: str) -> bytes:
     """
     Return the content of a small file.
 
-    @raise OSError: C{path} cannot be read, is no regular file, or is too large.
+    @raise OSError: C{path} cannot be read, is a FIFO, or is too large.
     """
     file = Path(path)
-    # Opening a FIFO would block for ever, and a device may have no end.
-    if file.exists() and not file.is_file():
-        raise OSError(errno.EINVAL, "not a regular file")
+    # Opening a FIFO would block for ever.
+    if file.is_fifo():
+        raise OSError(errno.EINVAL, "this is a FIFO, not a file")
     with file.open("rb") as opened:
         content = opened.read(MAX_FILE_BYTES + 1)
     if len(content) > MAX_FILE_BYTES:

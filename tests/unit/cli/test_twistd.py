@@ -226,7 +226,7 @@ def test_configuration_file_that_cannot_be_read_is_named(tmp_path: Path) -> None
     assert f"{missing}: No such file or directory" in refused("--config", str(missing))
     wrong = f"the configuration file {binary} is not UTF-8"
     assert wrong in refused("--config", str(binary))
-    assert "fifo: not a regular file" in refused("--config", str(fifo))
+    assert "fifo: this is a FIFO" in refused("--config", str(fifo))
     assert "larger than 1 MiB" in refused("--config", str(huge))
 
 

@@ -41,10 +41,10 @@ def test_access_log_is_created_for_its_group(tmp_path: Path) -> None:
             f"the TLS file {pytest.__file__} has no certificate in PEM form",
         ),
         (
-            Settings(tls_certificate="/dev/null", tls_key="/dev/null"),
-            "the TLS file /dev/null: not a regular file",
+            Settings(tls_certificate="/dev/zero", tls_key="/dev/zero"),
+            "the TLS file /dev/zero: larger than 1 MiB",
         ),
-        (Settings(token_file="/dev/null"), "the token file /dev/null: not a regular file"),  # noqa: S106 a file
+        (Settings(token_file="/dev/zero"), "the token file /dev/zero: larger than 1 MiB"),  # noqa: S106 a file
         (Settings(token_file=__file__), f"the token file {__file__}, line 1: a token"),
     ],
 )
