@@ -113,7 +113,7 @@ def access_log_in_the_journal() -> None:
     output = journal("--output=json", "-g", '" [0-9]{3} [0-9]+ ')
     entries = map(json.loads, output.splitlines())
     (entry,) = [entry for entry in entries if agent in entry["MESSAGE"]]
-    line = rf'"127\.0\.0\.1" - - \[.+\] "POST /next HTTP/1\.1" 200 \d+ "-" "{agent}"'
+    line = rf'127\.0\.0\.1 - - \[.+\] "POST /next HTTP/1\.1" 200 \d+ "-" "{agent}"'
     assert re.fullmatch(line, entry["MESSAGE"]), entry
     assert (entry["PRIORITY"], entry["_SYSTEMD_UNIT"]) == ("6", SERVICE)
     run("systemctl", "reload", SERVICE)
