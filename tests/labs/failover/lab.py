@@ -17,7 +17,10 @@ import signal
 import sys
 import tempfile
 import time
+from bisect import bisect
 from collections.abc import Callable, Sequence
+from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 
 from attrs import frozen
@@ -135,9 +138,12 @@ def pauses(
     """
     Return the time from each kill to the first response to a request that began after it.
     """
+    by_end = sorted(responses, key=attrgetter("ended"))
+    ends = [step.ended for step in by_end]
+    after = (islice(by_end, bisect(ends, kill_time), None) for kill_time in kill_times)
     return [
-        min(step.ended for step in responses if step.began >= kill_time) - kill_time
-        for kill_time in kill_times
+        next(step.ended for step in steps if step.began >= kill_time) - kill_time
+        for kill_time, steps in zip(kill_times, after, strict=True)
     ]
 
 
